@@ -7,14 +7,15 @@ __all__ = ['STREAMS', 'PRECISIONS', 'RESULT_VERSION', 'check_choice', 'stream_se
            'autocast', 'content_hash', 'array_hash', 'file_hash', 'write_atomic', 'project_root', 'cache_folder',
            'default_store', 'shown_path', 'stale_modules', 'provenance']
 
-# %% ../nbs/00_core.ipynb #aaefa93c
+# %% ../nbs/00_core.ipynb #9a6072d2
 import contextlib, difflib, hashlib, json, os, platform, re, subprocess, tempfile
 from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 
 import torch
 
-# %% ../nbs/00_core.ipynb #d35fafab
+# %% ../nbs/00_core.ipynb #eeb42181
 def check_choice(
     value: str, # what the user wrote
     choices, # the names that exist
@@ -23,9 +24,10 @@ def check_choice(
     "Return `value`, or raise a `ValueError` that names the likely intention and the choices."
     choices = list(choices)
     if value in choices: return value
-    close = difflib.get_close_matches(str(value), choices, n=1)
+    close = difflib.get_close_matches(str(value), choices, n=8)
     hint = f"did you mean {close[0]}? " if close else ""
-    raise ValueError(f"{what} {value!r} is unknown: {hint}choices are {', '.join(choices)}")
+    shown = ', '.join(choices) if len(choices) <= 40 else f"{', '.join(close or choices[:8])}, ... ({len(choices)} in all)"
+    raise ValueError(f"{what} {value!r} is unknown: {hint}choices are {shown}")
 
 # %% ../nbs/00_core.ipynb #60ec015d
 STREAMS = ('split', 'teacher', 'student', 'order', 'augmentation', 'adapters', 'dropout')
@@ -198,7 +200,7 @@ def _commit(root) -> str | None:
     if head.returncode: return None
     return head.stdout.strip() + ('+changes' if changed.stdout.strip() else '')
 
-# %% ../nbs/00_core.ipynb #47f1b161
+# %% ../nbs/00_core.ipynb #7a2b13eb
 def _processor() -> str:
     "The processor's name as the system gives it."
     try: return re.search(r'model name\s*:\s*(.+)', Path('/proc/cpuinfo').read_text())[1]
@@ -208,12 +210,11 @@ def provenance(
     device: torch.device, # where the run computes
 ) -> dict: # plain values, for the record
     "Everything about a run that should not change its result, kept in case it does."
-    import numpy, sklearn, torchvision, w2snb
+    versions = {name: metadata.version(name) for name in ('w2snb', 'torch', 'torchvision', 'timm', 'numpy', 'scikit-learn')}
     root = project_root()
     gpu = torch.cuda.get_device_name(device) if device.type == 'cuda' else None
     return dict(
         date=datetime.now(timezone.utc).isoformat(timespec='seconds'), commit=_commit(root) if root else None,
-        versions=dict(w2snb=w2snb.__version__, python=platform.python_version(), torch=torch.__version__,
-                      torchvision=torchvision.__version__, numpy=numpy.__version__, sklearn=sklearn.__version__),
+        versions=versions | dict(python=platform.python_version()),
         hardware=dict(system=platform.system(), processor=_processor(), cores=os.cpu_count(),
                       threads=torch.get_num_threads(), device=str(device), gpu=gpu))
