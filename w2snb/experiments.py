@@ -6,7 +6,7 @@
 __all__ = ['EXPERIMENTS', 'GOLD', 'DIGITS', 'Experiment', 'register_experiment', 'Config', 'resolve', 'Task', 'load_task',
            'run_id', 'run_many', 'run', 'published']
 
-# %% ../nbs/11_experiments.ipynb #d8d6888e
+# %% ../nbs/11_experiments.ipynb #094c8385
 import csv, time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .core import (RESULT_VERSION, array_hash, check_choice, content_hash, default_store,
                         project_root, provenance, resolve_device, seeded)
-from .data import DATASETS, ImageSet, load_images, stratified_split
+from .data import DATASETS, ImageSet, data_folder, load_images, stratified_split
 from .evaluate import accuracy, agreement, effective_classes, hits, pack_hits, pgr
 from .losses import Method, get_method
 from .models import NETWORKS, build_model
@@ -49,12 +49,13 @@ def register_experiment(experiment: Experiment) -> Experiment:
     EXPERIMENTS[experiment.name] = experiment
     return experiment
 
-# %% ../nbs/11_experiments.ipynb #99069f1a
+# %% ../nbs/11_experiments.ipynb #90edaad2
 GOLD = (10, 20, 50, 100, 200, 400)  # numbers of gold labels for the curve
 
 DIGITS = register_experiment(Experiment(
     'digits', 'digits', 'digits_linear', 'digits_cnn', 'digits', supervision='teacher', heard='once', gold=50,
-    validation=200, test=500, about='handwritten digits: a linear teacher on 50 labels, a convolutional student'))
+    validation=200, test=500, method_params=dict(soft_ce=dict(T=.25), kd=dict(T=2.), aug_conf=dict(alpha=.75), acd=dict(tau=8.)),
+    about='handwritten digits: a linear teacher on 50 labels, a convolutional student'))
 
 for n in GOLD: register_experiment(replace(DIGITS, name=f'digits-{n}_labels', gold=n, about=f'digits with {n} gold labels'))
 
@@ -246,7 +247,7 @@ def _compute(config: Config, task: Task, id: str, store: Store, device: torch.de
         history=_history(fits), correct=correct, status=status, message=message, provenance=provenance(device),
         seconds=time.perf_counter() - start, images_per_second=fits['student'].images_per_second)
 
-# %% ../nbs/11_experiments.ipynb #9f6bd0a9
+# %% ../nbs/11_experiments.ipynb #fe77b9bb
 def run_many(
     experiment: str = 'digits', # a key of `EXPERIMENTS`
     methods=('acd',), # keys of losses.METHODS
@@ -260,6 +261,7 @@ def run_many(
     configs = [resolve(experiment, m, s, **overrides) for s in seeds for m in methods]
     store = Store(overrides.get('store') or default_store())
     device, force = resolve_device(overrides.get('device')), bool(overrides.get('force'))
+    data_folder(overrides.get('data'))  # a folder that is given must exist, even if this run reads none of it
     store.check_writable()
     return [_one(c, store, device, overrides.get('data'), progress, save, force) for c in configs]
 
