@@ -6,8 +6,8 @@
 __all__ = ['EXPERIMENTS', 'GOLD', 'DIGITS', 'Experiment', 'register_experiment', 'Config', 'resolve', 'Task', 'load_task',
            'run_id', 'run_many', 'run', 'published']
 
-# %% ../nbs/11_experiments.ipynb #094c8385
-import csv, time
+# %% ../nbs/11_experiments.ipynb #032e6075
+import csv, time, warnings
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import (RESULT_VERSION, array_hash, check_choice, content_hash, default_store,
+from .core import (RESULT_VERSION, array_hash, check_choice, code_hashes, content_hash, default_store,
                         project_root, provenance, resolve_device, seeded)
 from .data import DATASETS, ImageSet, data_folder, load_images, stratified_split
 from .evaluate import accuracy, agreement, effective_classes, hits, pack_hits, pgr
@@ -215,22 +215,23 @@ def _measure(config: Config, task: Task, fits: dict) -> tuple[dict, dict]:
         test_images=len(task.test_y), student_images=len(s), gold_labels=len(task.parts['gold']))
     return metrics, {k: pack_hits(hits(v, task.test_y)) for k, v in say.items()}
 
-# %% ../nbs/11_experiments.ipynb #aaeacddd
-def _status(fits: dict, metrics: dict) -> tuple[str, str]:
+# %% ../nbs/11_experiments.ipynb #138b3e79
+def _status(fits: dict, metrics: dict, params: dict) -> tuple[str, str]:
     "How the run ended, and one sentence if not well."
     if lost := [k for k, f in fits.items() if f.diverged]:
         return 'diverged', f"diverged: the loss of the {lost[-1].replace('_', ' ')} stopped being finite; try a lower lr"
     said, of = metrics['effective_classes'], metrics['teacher_effective_classes']
     if said < of / 2:
-        return 'collapsed', (f"collapsed: the student says {said:.1f} classes where the teacher says {of:.1f}; its own vote won. "
-                             "A smaller tau or alpha, a ramp (ramp_fraction), or a surer teacher prevents it")
+        votes = {'tau', 'alpha'} & set(params)  # the loss has a self-term
+        advice = "a smaller tau or alpha, a ramp (ramp_fraction) or a surer teacher keeps its own vote from winning" if votes else "it has learned too little: try more epochs or another lr"
+        return 'collapsed', f"collapsed: the student says {said:.1f} classes where the teacher says {of:.1f}; {advice}"
     return 'ok', ''
 
 def _history(fits: dict) -> dict:
     "Lists per epoch of all networks, named <role>_<quantity>; the weight histogram keeps its name."
     return {k if k == 'weight_histogram' else f'{role}_{k}': v for role, f in fits.items() for k, v in f.history.items()}
 
-# %% ../nbs/11_experiments.ipynb #dacdc4bd
+# %% ../nbs/11_experiments.ipynb #4a2a7b9f
 def _compute(config: Config, task: Task, id: str, store: Store, device: torch.device, progress: bool, force: bool) -> Record:
     "Train and measure one run."
     start, bar = time.perf_counter(), lambda name: name if progress else None
@@ -241,13 +242,13 @@ def _compute(config: Config, task: Task, id: str, store: Store, device: torch.de
     fits['student_alone'] = fits['ceiling'] if same else labelled(config.student, 'gold', config.seed, 'student', 'student alone')
     fits['student'] = _student_fit(config, task, fits['teacher'], bar(f'student ({config.method})'))
     metrics, correct = _measure(config, task, fits)
-    status, message = _status(fits, metrics)
+    status, message = _status(fits, metrics, config.method_params)
     return Record(
         id=id, experiment=config.experiment, method=config.method, seed=config.seed, params=_plain(config), metrics=metrics,
         history=_history(fits), correct=correct, status=status, message=message, provenance=provenance(device),
         seconds=time.perf_counter() - start, images_per_second=fits['student'].images_per_second)
 
-# %% ../nbs/11_experiments.ipynb #fe77b9bb
+# %% ../nbs/11_experiments.ipynb #0fac533b
 def run_many(
     experiment: str = 'digits', # a key of `EXPERIMENTS`
     methods=('acd',), # keys of losses.METHODS
@@ -271,6 +272,9 @@ def _one(config, store, device, data, progress, save, force) -> Record:
     id = run_id(config, task)
     found = store.get(id) if get_method(config.method).builtin and not force else None
     if found and found.status != 'failed':
+        now, then = code_hashes(), found.provenance.get('code', {})
+        if changed := [m for m in then if then[m] != now.get(m)]:
+            warnings.warn(f"this record is from the store and was computed before {', '.join(changed)} changed; force=True runs it again")
         if progress: print(f"{config.experiment}, {config.method}, seed {config.seed}: from store, computed {found.provenance['date'][:10]}")
         return found
     record = _compute(config, task, id, store, device, progress, force)

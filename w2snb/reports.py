@@ -4,16 +4,19 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'COLORS', 'PRINTED', 'set_style', 'records_to_frame', 'run_table', 'verdict', 'plot_training', 'plot_weights',
-           'stacked_hits', 'summarize', 'percent_table', 'to_markdown', 'plot_label_curve']
+           'stacked_hits', 'summarize', 'percent_table', 'to_markdown', 'plot_label_curve', 'save_figure']
 
-# %% ../nbs/13_reports.ipynb #df53b77e
+# %% ../nbs/13_reports.ipynb #6a8ff9a0
+import io
 from collections.abc import Iterable
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 
+from .core import write_atomic
 from .evaluate import Interval, pgr_interval, two_way
 from .experiments import published
 from .records import Record
@@ -171,3 +174,14 @@ def plot_label_curve(
     ax.minorticks_off()
     ax.legend(title=None)
     return ax
+
+# %% ../nbs/13_reports.ipynb #363ad57d
+def save_figure(
+    ax, # matplotlib axes
+    path, # an .svg file, replaced
+) -> Path:
+    "Write the axes' figure; the same figure gives the same bytes."
+    buffer = io.BytesIO()
+    ax.figure.savefig(buffer, format='svg', bbox_inches='tight', metadata=dict(Date=None))
+    plt.close(ax.figure)
+    return write_atomic(path, buffer.getvalue())

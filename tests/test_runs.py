@@ -1,0 +1,142 @@
+"""Runs that go wrong, in every way a user can ask for, end with one sentence and leave nothing half-written."""
+import json
+import os
+import warnings
+
+import pytest
+from torch import nn
+
+from w2snb.experiments import run, run_many
+from w2snb.models import NETWORKS
+from w2snb.records import Store, parse_record
+
+SHORT = dict(epochs=2, train_size=200, device="cpu", progress=False)
+
+
+def test_runs_of_one_seed_are_paired(tmp_path):
+    records = run_many("digits", ["soft_ce", "acd", "hard_ce"], [0, 1], store=tmp_path, **SHORT)
+    by_seed = {s: [r for r in records if r.seed == s] for s in (0, 1)}
+    for same in by_seed.values():
+        assert len({json.dumps([r.correct[k] for k in ("teacher", "student_alone", "ceiling")]) for r in same}) == 1
+        assert len({r.correct["student"] for r in same}) > 1
+    assert by_seed[0][0].correct["teacher"] != by_seed[1][0].correct["teacher"]
+
+
+def test_many_equal_single(tmp_path):
+    together = run_many("digits", ["soft_ce", "acd"], [3], store=tmp_path / "a", **SHORT)
+    for record in together:
+        alone = run("digits", record.method, 3, store=tmp_path / "b" / record.method, **SHORT)
+        assert (alone.id, alone.metrics, alone.history, alone.correct) == (record.id, record.metrics, record.history, record.correct)
+
+
+def test_one_teacher_for_all_seeds(tmp_path):
+    records = run_many("digits", ["soft_ce"], [0, 1], teacher_seed=0, store=tmp_path, **SHORT)
+    assert records[0].correct["teacher"] == records[1].correct["teacher"]
+    assert records[0].correct["student"] != records[1].correct["student"]
+
+
+def test_collapse_is_a_status(tmp_path):
+    record = run("digits", "aug_conf", alpha=1.0, ramp_fraction=0.0, store=tmp_path, epochs=8, device="cpu", progress=False)
+    assert record.status == "collapsed" and record.message.startswith("collapsed: the student says")
+    assert Store(tmp_path).get(record.id).status == "collapsed"
+
+
+def test_nearly_uniform_teacher_collapses_acd(tmp_path):
+    """The self-term of acd wins against a teacher that is right but has almost no opinion."""
+
+    class Faint(nn.Module):
+        def __init__(self, classes=10):
+            super().__init__()
+            self.inner = NETWORKS["digits_cnn"](classes)
+
+        def forward(self, x):
+            return 0.02 * self.inner(x)
+
+    NETWORKS["faint"] = Faint
+    try:
+        record = run("digits", "acd", teacher="faint", tau=0.5, store=tmp_path, epochs=12, device="cpu", progress=False)
+        listener = run("digits", "hard_ce", teacher="faint", store=tmp_path, epochs=12, device="cpu", progress=False)
+    finally:
+        del NETWORKS["faint"]
+    assert record.status == "collapsed" and listener.status == "ok"
+
+
+def test_divergence_is_a_status_and_keeps_the_history(tmp_path):
+    record = run("digits", "soft_ce", lr=1e30, store=tmp_path, **SHORT)
+    assert record.status == "diverged" and "stopped being finite" in record.message
+    assert record.history["student_loss"] and parse_record(record.to_json()).status == "diverged"
+
+
+def test_damaged_record_is_named_not_replaced(tmp_path):
+    record = run("digits", store=tmp_path, **SHORT)
+    path = tmp_path / f"{record.id}.json"
+    path.write_text(path.read_text()[:200])
+    with pytest.raises(ValueError, match="delete it to run again"):
+        run("digits", store=tmp_path, **SHORT)
+    assert len(path.read_text()) == 200
+
+
+def test_damaged_teacher_is_trained_again(tmp_path):
+    record = run("digits", "acd", store=tmp_path, **SHORT)
+    for fit in (tmp_path / "fits").iterdir():
+        fit.write_bytes(fit.read_bytes()[:50])
+    with pytest.warns(UserWarning, match="damaged"):
+        again = run("digits", "soft_ce", store=tmp_path, **SHORT)
+    assert again.correct["ceiling"] == record.correct["ceiling"]
+
+
+@pytest.mark.parametrize(
+    "wrong, sentence",
+    [
+        (dict(method="kdd"), "did you mean kd?"),
+        (dict(methd="kd"), "methd: did you mean method?"),
+        (dict(method="kd", tau=0.5), "kd has no parameter 'tau'"),
+        (dict(epochs=-1), "epochs=-1"),
+        (dict(epochs=2.5), "epochs=2.5"),
+        (dict(lr=0), "lr=0"),
+        (dict(method="ce"), "use hard_ce"),
+        (dict(data="no/such/folder"), "data folder 'no/such/folder' does not exist"),
+        (dict(experiment="cifar100-resnet56_from_resnet20"), "dataset 'cifar100' was not found"),
+        (dict(teacher="resnet21"), "teacher network 'resnet21' is unknown"),
+        (dict(train_size=5), "cannot hold all 10 classes"),
+        (dict(train_size=5000), "images were asked for, but there are"),
+        (dict(device="tpu"), "device 'tpu' is unknown"),
+    ],
+)
+def test_bad_words(tmp_path, monkeypatch, wrong, sentence):
+    monkeypatch.delenv("W2SNB_DATA", raising=False)
+    monkeypatch.setenv("W2SNB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises((ValueError, OSError)) as error:
+        run(**{"store": tmp_path / "store", "progress": False} | wrong)
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+    assert not list(tmp_path.rglob("*.json")) and not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_unwritable_store(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot be written"):
+        run(store=tmp_path / "file" / "store", progress=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_nothing_of_the_run_depends_on_where_it_is_started(tmp_path, monkeypatch):
+    first = run("digits", store=tmp_path / "a", **SHORT)
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run("digits", store="b", **SHORT).id == first.id
+    assert os.path.exists(tmp_path / "b" / f"{first.id}.json"), "a given path is relative to the caller"
+
+
+@pytest.mark.real_data
+def test_real_images_end_to_end(tmp_path):
+    record = run("cifar100-resnet56_from_resnet20", "acd", store=tmp_path, epochs=1, train_size=500, device="cpu", progress=False)
+    assert record.metrics["test_images"] == 10_000 and record.metrics["pgr"] is None
+    assert record.metrics["student_alone"] == record.metrics["ceiling"] and len(list((tmp_path / "fits").iterdir())) == 2
+
+
+def test_an_edited_loss_is_not_silently_skipped(tmp_path, monkeypatch):
+    run("digits", store=tmp_path, **SHORT)
+    monkeypatch.setattr("w2snb.experiments.code_hashes", lambda: {"losses": "edited"})
+    with pytest.warns(UserWarning, match="computed before .*losses.* changed; force=True"):
+        run("digits", store=tmp_path, **SHORT)
