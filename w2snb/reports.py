@@ -4,31 +4,33 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'COLORS', 'PRINTED', 'set_style', 'records_to_frame', 'run_table', 'verdict', 'plot_training', 'plot_weights',
-           'stacked_hits', 'summarize', 'percent_table', 'to_markdown', 'plot_label_curve', 'save_figure']
+           'stacked_hits', 'setting', 'summarize', 'percent_table', 'to_markdown', 'plot_label_curve', 'save_figure']
 
-# %% ../nbs/13_reports.ipynb #6a8ff9a0
+# %% ../nbs/13_reports.ipynb #c3d696fd
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.colors import PowerNorm
 
 from .core import write_atomic
 from .evaluate import Interval, pgr_interval, two_way
 from .experiments import published
+from .losses import METHODS
 from .records import Record
 
-# %% ../nbs/13_reports.ipynb #d15ecd79
+# %% ../nbs/13_reports.ipynb #0131edd4
 ROLES = dict(teacher='teacher', student_alone='student alone', student='student', ceiling='ceiling')  # column -> name shown
 COLORS = dict(zip(ROLES, [sns.color_palette('colorblind')[i] for i in (1, 2, 0, 7)]))
 PRINTED = dict(acd='AdaptConf', aug_conf='AugConf', kd='KD')  # names the papers print
 
 def set_style():
     "Figures as in all our notebooks: small, with a light grid, the same bytes every time."
-    sns.set_theme(style='whitegrid', palette='colorblind', rc={'figure.figsize': (5, 3), 'svg.hashsalt': 'w2snb', 'axes.titlesize': 'medium'})
+    sns.set_theme('paper', 'whitegrid', 'colorblind', rc={'figure.figsize': (5, 3), 'svg.hashsalt': 'w2snb'})
 
 # %% ../nbs/13_reports.ipynb #eb3d01e4
 def records_to_frame(
@@ -93,14 +95,14 @@ def plot_training(
     ax.legend()
     return ax
 
-# %% ../nbs/13_reports.ipynb #ab7c980d
+# %% ../nbs/13_reports.ipynb #f97c7eba
 def plot_weights(
     record: Record, # of a method with an adaptive weight
     ax=None,
 ):
     "The histogram of the adaptive weight, epoch by epoch."
     ax, shares = ax or plt.gca(), np.array(record.history['weight_histogram'], float)  # [epochs, 20]
-    image = ax.imshow(100 * shares.T, origin='lower', aspect='auto', extent=(.5, len(shares) + .5, 0, .5), cmap='viridis', vmin=0, vmax=100)
+    image = ax.imshow(100 * shares.T, origin='lower', aspect='auto', extent=(.5, len(shares) + .5, 0, .5), norm=PowerNorm(.4, 0, 100))
     ax.set(xlabel='epoch', ylabel='weight of the self-term', title=f'adaptive weight, {record.method}, seed {record.seed}')
     ax.grid(False)
     ax.figure.colorbar(image, ax=ax, label='images (%)')
@@ -115,7 +117,7 @@ def stacked_hits(
     if len({r.seed for r in records}) < len(records): raise ValueError("two records of one seed: select one setting per method first")
     return {role: np.stack([r.hits(role) for r in records]) for role in ROLES}
 
-# %% ../nbs/13_reports.ipynb #7dc5d66b
+# %% ../nbs/13_reports.ipynb #c64889c6
 def _row(records: list) -> dict:
     "One experiment and method over its seeds: intervals, fractions."
     h = stacked_hits(records)
@@ -126,15 +128,23 @@ def _row(records: list) -> dict:
     row['PGR'] = pgr_interval(h['teacher'], h['student'], h['ceiling']) if told else None
     return row | dict(n=len(records))
 
+def setting(
+    record: Record,
+) -> str: # e.g. 'acd(tau=8)'
+    "A run's method, with the parameters that differ from the method's own defaults."
+    own = METHODS[record.method].params if record.method in METHODS else {}
+    said = [f'{k}={v:g}' for k, v in record.params['method_params'].items() if v != own.get(k)]
+    return record.method + (f"({', '.join(said)})" if said else '')
+
 def summarize(
-    records: Iterable[Record], # one setting per experiment and method
-    by: tuple = ('experiment', 'method'), # attributes that name a row
-) -> pd.DataFrame: # a row per group; cells are `evaluate.Interval`, or None for 'no gap'
-    "Intervals over seeds and test images, one row per experiment and method."
+    records: Iterable[Record],
+    name: Callable = setting, # record -> name of its row; a row has one run per seed
+    title: str = 'method', # of the names
+) -> pd.DataFrame: # a row per name; cells are `evaluate.Interval`, or None for 'no gap'
+    "Intervals over seeds and test images, one row per name, in alphabetical order."
     groups = {}
-    for r in records: groups.setdefault(tuple(getattr(r, b) for b in by), []).append(r)
-    index = pd.MultiIndex.from_tuples(groups, names=by) if len(by) > 1 else pd.Index([k[0] for k in groups], name=by[0])
-    return pd.DataFrame([_row(g) for g in groups.values()], index=index)
+    for r in records: groups.setdefault(name(r), []).append(r)
+    return pd.DataFrame([_row(groups[k]) for k in sorted(groups)], index=pd.Index(sorted(groups), name=title))
 
 # %% ../nbs/13_reports.ipynb #26b1ff5f
 def percent_table(
@@ -155,7 +165,7 @@ def to_markdown(
     rows = [flat.columns, ['---'] * flat.shape[1], *flat.itertuples(index=False)]
     return '\n'.join('| ' + ' | '.join(map(str, r)) + ' |' for r in rows)
 
-# %% ../nbs/13_reports.ipynb #33378851
+# %% ../nbs/13_reports.ipynb #bbc0610d
 def plot_label_curve(
     records: Iterable[Record], # one method, several numbers of gold labels
     ax=None,
@@ -168,11 +178,11 @@ def plot_label_curve(
         value, low, high = 100 * np.array([row[name] for row in rows]).T
         ax.plot(golds, value, 'o-', ms=4, color=COLORS[role], label=name)
         ax.fill_between(golds, low, high, color=COLORS[role], alpha=.2, lw=0)
-    n, method = rows[0]['n'], PRINTED.get(records[0].method, records[0].method)
+    method, dataset = PRINTED.get(records[0].method, records[0].method), records[0].params['dataset']
     ax.set(xscale='log', xticks=golds, xticklabels=golds, xlabel='true labels the teacher was fitted on', ylabel='test accuracy (%)',
-           title=f"{records[0].params['student']} taught by {records[0].params['teacher']} with {method}, n = {n} seeds")
+           title=f"{dataset}, {method}: means and 95 % intervals, n = {rows[0]['n']} seeds")
     ax.minorticks_off()
-    ax.legend(title=None)
+    ax.legend()
     return ax
 
 # %% ../nbs/13_reports.ipynb #363ad57d
