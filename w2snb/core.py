@@ -167,13 +167,15 @@ def shown_path(
     path, root = Path(path).resolve(), project_root()
     return str(path.relative_to(root)) if root and path.is_relative_to(root) else str(path)
 
-# %% ../nbs/00_core.ipynb #39da0300
+# %% ../nbs/00_core.ipynb #4e9f9f7d
 def _exported_code(cell) -> str | None:
     "The code an exported cell adds to its module, or None."
-    lines = ''.join(cell['source']).strip().split('\n')
-    if cell['cell_type'] != 'code' or not re.match(r'#\|\s*export', lines[0]): return None
-    body = [l for l in lines if not re.match(r'\s*(#\||from |import )', l)]
-    return '\n'.join(body).strip()
+    text = ''.join(cell['source']).strip()
+    return _without_imports(text) if cell['cell_type'] == 'code' and re.match(r'#\|\s*export', text) else None
+
+def _without_imports(code: str) -> str:
+    "Code without the lines that an export rewrites."
+    return '\n'.join(l for l in code.split('\n') if not re.match(r'\s*(#\||from |import )', l)).strip()
 
 def stale_modules(
     root=None, # project folder; None: found from here
@@ -185,7 +187,7 @@ def stale_modules(
         name = re.search(r'#\|\s*default_exp\s+(\w+)', '\n'.join(''.join(c['source']) for c in cells))
         if not name: continue
         module = root/'w2snb'/f'{name[1]}.py'
-        text = module.read_text() if module.exists() else ''
+        text = _without_imports(module.read_text()) if module.exists() else ''
         if any((code := _exported_code(c)) and code not in text for c in cells): stale.append(name[1])
     return stale
 

@@ -166,7 +166,7 @@ def _source_text(method: Method) -> str:
     try: return inspect.getsource(method.loss)
     except (OSError, TypeError): return repr(method.loss.__code__.co_code)
 
-# %% ../nbs/11_experiments.ipynb #4cad0c91
+# %% ../nbs/11_experiments.ipynb #0bb84635
 def _labelled_fit(config: Config, task: Task, store: Store, network: str, part: str, seed: int, stream: str,
                   force: bool, title: str | None) -> Fit:
     "A network on the true labels of one part of the images, from the store or trained now."
@@ -179,15 +179,19 @@ def _labelled_fit(config: Config, task: Task, store: Store, network: str, part: 
     def make(model):
         x, y = task.x[index], task.y[index]
         if linear: return fit_logistic(model, x, y, task.stats)
-        return train(model, x, LabelObjective(y), config.training, task.stats, seed, steps, _test_monitor(config, task),
-                     config.precision, title=title)
+        return _train(config, task, model, x, LabelObjective(y), seed, steps, 'epoch', title)
     return shared_fit(store, content_hash(what), build, make, force)
 
-def _test_monitor(config: Config, task: Task):
-    "Measures test accuracy after each epoch; nothing is chosen by it."
-    return lambda model: dict(test=accuracy(predict(model, task.test_x, task.stats, config.precision), task.test_y))
+def _train(config: Config, task: Task, model, x: Tensor, objective, seed: int, steps: int | None, clock: str, title: str | None) -> Fit:
+    "Train, measuring test accuracy after each epoch; nothing is chosen by it."
+    heard = {}
+    def monitor(model):
+        heard['logits'] = predict(model, task.test_x, task.stats, config.precision)
+        return dict(test=accuracy(heard['logits'], task.test_y))
+    fit = train(model, x, objective, config.training, task.stats, seed, steps, monitor, config.precision, clock, title)
+    return replace(fit, test_logits=heard['logits'])
 
-# %% ../nbs/11_experiments.ipynb #ad766db6
+# %% ../nbs/11_experiments.ipynb #4dbfa32e
 def _student_fit(config: Config, task: Task, teacher: Fit, title: str | None) -> Fit:
     "The student, listening to the teacher by the run's method."
     index, method = task.parts['student'], get_method(config.method)
@@ -195,13 +199,15 @@ def _student_fit(config: Config, task: Task, teacher: Fit, title: str | None) ->
     once = config.heard == 'once'
     heard = predict(teacher.model, task.x[index], task.stats, config.precision).clone() if once else teacher.model
     with seeded(config.seed, 'student'): model = build_model(config.student, len(task.classes)).to(task.x.device)
-    return train(model, task.x[index], WeakObjective(method, config.method_params, heard, labels), config.training, task.stats,
-                 config.seed, None, _test_monitor(config, task), config.precision, method.clock, title)
+    objective = WeakObjective(method, config.method_params, heard, labels)
+    return _train(config, task, model, task.x[index], objective, config.seed, None, method.clock, title)
 
-# %% ../nbs/11_experiments.ipynb #19a1a565
+# %% ../nbs/11_experiments.ipynb #36669687
 def _measure(config: Config, task: Task, fits: dict) -> tuple[dict, dict]:
     "Metrics and packed hits of all networks of a run."
-    say = {k: predict(f.model, task.test_x, task.stats, config.precision) for k, f in fits.items()}
+    for f in fits.values():
+        if f.test_logits is None: f.test_logits = predict(f.model, task.test_x, task.stats, config.precision)
+    say = {k: f.test_logits for k, f in fits.items()}
     metrics = {k: accuracy(v, task.test_y) for k, v in say.items()}
     for k, f in fits.items():
         if tested := f.history.get('test'): metrics[f'{k}_best'] = max(tested)
@@ -211,18 +217,18 @@ def _measure(config: Config, task: Task, fits: dict) -> tuple[dict, dict]:
         pgr=pgr(metrics['teacher'], metrics['student'], metrics['ceiling']) if config.supervision == 'teacher' else None,
         agreement=agreement(say['student'], say['teacher']),
         teacher_on_student_images=accuracy(predict(fits['teacher'].model, task.x[s], task.stats, config.precision), task.y[s]),
-        effective_classes=effective_classes(say['student']), teacher_effective_classes=effective_classes(say['teacher']),
+        **{f'{k}_effective_classes': effective_classes(v) for k, v in say.items()},
         test_images=len(task.test_y), student_images=len(s), gold_labels=len(task.parts['gold']))
     return metrics, {k: pack_hits(hits(v, task.test_y)) for k, v in say.items()}
 
-# %% ../nbs/11_experiments.ipynb #138b3e79
+# %% ../nbs/11_experiments.ipynb #4f4e18b3
 def _status(fits: dict, metrics: dict, params: dict) -> tuple[str, str]:
     "How the run ended, and one sentence if not well."
     if lost := [k for k, f in fits.items() if f.diverged]:
         return 'diverged', f"diverged: the loss of the {lost[-1].replace('_', ' ')} stopped being finite; try a lower lr"
-    said, of = metrics['effective_classes'], metrics['teacher_effective_classes']
+    said, of, could = (metrics[f'{k}_effective_classes'] for k in ('student', 'teacher', 'ceiling'))
     if said < of / 2:
-        votes = {'tau', 'alpha'} & set(params)  # the loss has a self-term
+        votes = {'tau', 'alpha'} & set(params) and could >= of / 2  # the loss has a self-term, and true labels do teach this network
         advice = "a smaller tau or alpha, a ramp (ramp_fraction) or a surer teacher keeps its own vote from winning" if votes else "it has learned too little: try more epochs or another lr"
         return 'collapsed', f"collapsed: the student says {said:.1f} classes where the teacher says {of:.1f}; {advice}"
     return 'ok', ''

@@ -6,7 +6,7 @@
 __all__ = ['ROLES', 'COLORS', 'PRINTED', 'set_style', 'records_to_frame', 'run_table', 'verdict', 'plot_training', 'plot_weights',
            'stacked_hits', 'setting', 'summarize', 'percent_table', 'to_markdown', 'plot_label_curve', 'save_figure']
 
-# %% ../nbs/13_reports.ipynb #c3d696fd
+# %% ../nbs/13_reports.ipynb #50037e00
 import io
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.colors import PowerNorm
+from matplotlib.ticker import MaxNLocator
 
 from .core import write_atomic
 from .evaluate import Interval, pgr_interval, two_way
@@ -66,7 +67,7 @@ def _published(record: Record, role: str) -> str:
     found = [f"{r['percent']:.2f}" + ('' if r['recipe'] == own else f" (recipe {r['recipe']})") for r in published(record.experiment) if r['quantity'] == wanted]
     return ', '.join(found) or '-'
 
-# %% ../nbs/13_reports.ipynb #0025d805
+# %% ../nbs/13_reports.ipynb #43c58741
 def verdict(
     record: Record,
 ) -> str: # one sentence
@@ -76,11 +77,12 @@ def verdict(
     if record.params['supervision'] == 'teacher+labels':
         return f"With the teacher's word beside the labels the student is at {_percent(m['student'])} %, without it at {_percent(m['student_alone'])} % (one run, no interval)."
     closed = f", {100 * record.metrics['pgr']:.0f} % of the gap to the ceiling" if record.metrics.get('pgr') is not None else ''
-    better = 'student' if m['student'] >= m['student_alone'] else 'student alone'
-    return (f"The student is {100 * (m['student'] - m['teacher']):+.1f} points from its teacher{closed}; of student and "
-            f"student alone the {better} is ahead (one run, no interval).")
+    return f"The student is {_ahead(m['student'] - m['teacher'])} its teacher{closed}, and {_ahead(m['student'] - m['student_alone'])} the student alone (one run, no interval)."
 
-# %% ../nbs/13_reports.ipynb #b467769f
+def _ahead(difference: float) -> str:
+    return f"{100 * abs(difference):.1f} points {'ahead of' if difference >= 0 else 'behind'}"
+
+# %% ../nbs/13_reports.ipynb #710396fb
 def plot_training(
     record: Record,
     ax=None,
@@ -92,10 +94,11 @@ def plot_training(
             ax.plot(range(1, len(curve) + 1), 100 * np.array(curve, float), color=COLORS[role], label=name)
         elif record.metrics.get(role) is not None: ax.axhline(100 * record.metrics[role], color=COLORS[role], ls='--', label=name)
     ax.set(xlabel='epoch', ylabel='test accuracy (%)', title=f'{record.experiment}, {record.method}, seed {record.seed}')
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend()
     return ax
 
-# %% ../nbs/13_reports.ipynb #f97c7eba
+# %% ../nbs/13_reports.ipynb #693e3f81
 def plot_weights(
     record: Record, # of a method with an adaptive weight
     ax=None,
@@ -104,6 +107,7 @@ def plot_weights(
     ax, shares = ax or plt.gca(), np.array(record.history['weight_histogram'], float)  # [epochs, 20]
     image = ax.imshow(100 * shares.T, origin='lower', aspect='auto', extent=(.5, len(shares) + .5, 0, .5), norm=PowerNorm(.4, 0, 100))
     ax.set(xlabel='epoch', ylabel='weight of the self-term', title=f'adaptive weight, {record.method}, seed {record.seed}')
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(False)
     ax.figure.colorbar(image, ax=ax, label='images (%)')
     return ax

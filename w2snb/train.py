@@ -101,14 +101,14 @@ class WeakObjective:
         shares, self.counts = (self.counts / self.counts.sum()).tolist(), 0
         return dict(weight_histogram=[round(s, 6) for s in shares])
 
-# %% ../nbs/04_train.ipynb #04ba7a99
+# %% ../nbs/04_train.ipynb #53673f19
 @torch.inference_mode()
 def predict(
     model: nn.Module,
     x: Tensor, # uint8 [n, h, w, channels], on the model's device
     stats: dict, # 'mean' and 'std' per channel
     precision: str = 'fp32', # one of core.PRECISIONS
-    batch: int = 512,
+    batch: int = 256,
 ) -> Tensor: # logits [n, c], float32, on the same device
     "Logits of clean images, in evaluation mode."
     was, _ = model.training, model.eval()
@@ -131,7 +131,7 @@ def batches(
             yield index
             done += 1
 
-# %% ../nbs/04_train.ipynb #30e711ce
+# %% ../nbs/04_train.ipynb #9f074848
 @dataclass
 class Fit:
     "A trained network and how it got there."
@@ -140,6 +140,7 @@ class Fit:
     seconds: float
     images_per_second: float
     diverged: bool = False # the loss stopped being finite; training ended there
+    test_logits: Tensor | None = None # what it says of the test images, once asked; not stored
 
 # %% ../nbs/04_train.ipynb #054e1a25
 def train(
