@@ -8,4 +8,5 @@ from w2snb.docs import documented, execute, output_differences
 
 @pytest.mark.parametrize("path", documented(ROOT), ids=lambda p: p.name)
 def test_notebook(path, store):
-    assert not output_differences(nbformat.read(path, as_version=4), execute(path)), "run w2snb_docs and read what changed"
+    differences = output_differences(nbformat.read(path, as_version=4), execute(path))
+    assert not differences, "run w2snb_docs and read what changed:\n" + "\n".join(differences)

@@ -81,7 +81,7 @@ def test_used_kernel_is_not_refused(store):
 
     try:
         parameters, check = (c.source for c in code_cells()[:2])
-        assert execute("# Parameters\nmethd = 'ce'\nlearning_rate = 1\n")["status"] == "ok"
+        assert execute("# Parameters\nmethd = 'ce'\n")["status"] == "ok"
         refused = execute(check)
         assert refused["status"] == "error" and "did you mean method?" in refused["evalue"]
         execute("x, methd, epochz = 1, 'ce', 3")

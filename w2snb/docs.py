@@ -35,7 +35,7 @@ def to_readme(
     text = text.replace('](../', '](').replace('src="../', 'src="')
     return re.sub(r'\]\((\w+\.ipynb)\)', r'](nbs/\1)', text)
 
-# %% ../nbs/14_docs.ipynb #39d8ac80
+# %% ../nbs/14_docs.ipynb #7410ceb9
 def execute(
     path, # a notebook
 ):
@@ -43,8 +43,8 @@ def execute(
     import nbformat
     from nbclient import NotebookClient
     notebook = nbformat.read(path, as_version=4)
-    os.environ['IN_TEST'] = '1'  # nbdev_export does nothing then
-    NotebookClient(notebook, timeout=600, kernel_name='python3', resources=dict(metadata=dict(path=str(Path(path).parent)))).execute()
+    client = NotebookClient(notebook, timeout=600, kernel_name='python3', resources=dict(metadata=dict(path=str(Path(path).parent))))
+    client.execute(env=os.environ | dict(IN_TEST='1'))  # nbdev_export does nothing then
     for cell in notebook.cells:
         if cell.cell_type == 'code': cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
     return notebook

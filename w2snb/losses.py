@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'ALIASES', 'log_probs', 'logits_from_probs', 'Method', 'register_method', 'get_method', 'ce', 'soft_ce',
-           'hard_ce', 'kd', 'ramp_alpha', 'aug_conf', 'adaptive_weight', 'ramp_weight', 'acd', 'check_params',
-           'method_loss']
+           'hard_ce', 'kd', 'linear_ramp', 'aug_conf', 'adaptive_weight', 'acd', 'check_params', 'method_loss']
 
 # %% ../nbs/01_losses.ipynb #c98a30fd
 import inspect
@@ -127,22 +126,23 @@ def kd(
     "Knowledge distillation: the teacher's softened probabilities, times T squared."
     return _kl(student, teacher, T).mean()
 
-# %% ../nbs/01_losses.ipynb #0367e4eb
-def ramp_alpha(
-    progress: float, # share of training done, 0..1
-    params: dict, # of `aug_conf`
-) -> dict: # parameters of the loss at that time
-    "`alpha` grows linearly over the first `ramp_fraction` of training."
-    p = dict(params)
-    fraction = p.pop('ramp_fraction')
-    return p | dict(alpha=p['alpha'] * (min(1., progress / fraction) if fraction else 1.))
+# %% ../nbs/01_losses.ipynb #dd8109ff
+def linear_ramp(
+    name: str, # the parameter that grows
+) -> Callable: # (progress 0..1, params) -> params of the loss at that time
+    "A schedule: `name` grows from 0 to its value over the first `ramp_fraction` of training, then stays."
+    def schedule(progress, params):
+        p = dict(params)
+        fraction = p.pop('ramp_fraction')
+        return p | {name: p[name] * (min(1., progress / fraction) if fraction else 1.)}
+    return schedule
 
-# %% ../nbs/01_losses.ipynb #1b7420b4
+# %% ../nbs/01_losses.ipynb #5b5dcd3e
 def _self_term(student: Tensor) -> Tensor:  # [b]
     "Cross-entropy with the student's own most likely class."
     return -log_probs(student).max(-1).values
 
-@register_method(source='Guo et al. 2024, eq. 1', schedule=ramp_alpha, ramp_fraction=.3)
+@register_method(source='Guo et al. 2024, eq. 1', schedule=linear_ramp('alpha'), ramp_fraction=.3)
 def aug_conf(
     student: Tensor, # logits [b, c]
     teacher: Tensor, # logits [b, c], a constant
@@ -165,17 +165,8 @@ def adaptive_weight(
     if z.dtype in (torch.float16, torch.bfloat16): z = z.float()
     return ((z.gather(-1, theirs) - z.max(-1, keepdim=True).values) / tau).sigmoid().squeeze(-1)
 
-# %% ../nbs/01_losses.ipynb #0d854c2f
-def ramp_weight(
-    progress: float, # share of training done, 0..1
-    params: dict, # of `acd`
-) -> dict: # parameters of the loss at that time
-    "The adaptive weight grows linearly over the first `ramp_fraction` of training."
-    p = dict(params)
-    fraction = p.pop('ramp_fraction')
-    return p | dict(ramp=p['ramp'] * (min(1., progress / fraction) if fraction else 1.))
-
-@register_method(source='Guo et al. 2024, eq. 2', schedule=ramp_weight, ramp_fraction=0.)
+# %% ../nbs/01_losses.ipynb #06de2638
+@register_method(source='Guo et al. 2024, eq. 2', schedule=linear_ramp('ramp'), ramp_fraction=0.)
 def acd(
     student: Tensor, # logits [b, c]
     teacher: Tensor, # logits [b, c], a constant

@@ -142,7 +142,20 @@ class Fit:
     diverged: bool = False # the loss stopped being finite; training ended there
     test_logits: Tensor | None = None # what it says of the test images, once asked; not stored
 
-# %% ../nbs/04_train.ipynb #054e1a25
+# %% ../nbs/04_train.ipynb #106bb2f1
+def _step(model: nn.Module, optimizer, objective, x: Tensor, index: Tensor, augment: Callable, lr: float, progress: float,
+          precision: str) -> Tensor:  # the loss, detached
+    "One batch: look, ask the objective, move the weights."
+    for group in optimizer.param_groups: group['lr'] = lr
+    with autocast(x.device, precision):
+        views = augment(x[index])
+        loss = objective(model(views), index, views, progress)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+# %% ../nbs/04_train.ipynb #b1a91393
 def train(
     model: nn.Module, # trained in place
     x: Tensor, # uint8 [n, h, w, channels], on the device
@@ -158,34 +171,25 @@ def train(
 ) -> Fit:
     "Train by a recipe. Ends early, marked `diverged`, when the loss is no longer finite."
     start, history, seen = time.perf_counter(), {}, 0
-    steps = steps_per_epoch or -(-len(x) // recipe.batch)
-    total, optimizer = steps * recipe.epochs, make_optimizer(model, recipe)
-    views, stream = AUGMENTATIONS[recipe.augment], generator(seed, 'augmentation')
+    steps, optimizer = steps_per_epoch or -(-len(x) // recipe.batch), make_optimizer(model, recipe)
+    total, stream = steps * recipe.epochs, generator(seed, 'augmentation')
     source = batches(len(x), recipe.batch, total, generator(seed, 'order'))
-    bar = tqdm(total=total, desc=title, unit='step', disable=title is None, mininterval=1.)
-    with seeded(seed, 'dropout'):
+    def augment(images): return normalise(AUGMENTATIONS[recipe.augment](to_float(images), stream), **stats)
+    with seeded(seed, 'dropout'), tqdm(total=total, desc=title, unit='step', disable=title is None, mininterval=1.) as bar:
         for epoch in range(recipe.epochs):
             model.train()
             losses = []
             for step in range(epoch * steps, (epoch + 1) * steps):
-                index = next(source).to(x.device)
-                for group in optimizer.param_groups: group['lr'] = recipe.lr * lr_factor(recipe, step / total)
-                with autocast(x.device, precision):
-                    batch = normalise(views(to_float(x[index]), stream), **stats)
-                    logits = model(batch)
-                    loss = objective(logits, index, batch, epoch / recipe.epochs if clock == 'epoch' else step / total)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                losses.append(loss.detach()); seen += len(index); bar.update()
+                index, lr = next(source).to(x.device), recipe.lr * lr_factor(recipe, step / total)
+                progress = epoch / recipe.epochs if clock == 'epoch' else step / total
+                losses.append(_step(model, optimizer, objective, x, index, augment, lr, progress, precision))
+                seen += len(index); bar.update()
             mean = torch.stack(losses).mean().item()
-            row = dict(loss=mean, lr=optimizer.param_groups[0]['lr'], **objective.epoch_end(), **monitor(model))
+            row = dict(loss=mean, lr=lr, **objective.epoch_end(), **monitor(model))
             for k, value in row.items(): history.setdefault(k, []).append(value)
             if diverged := not np.isfinite(mean): break
-    bar.close()
-    model.eval()
     seconds = time.perf_counter() - start
-    return Fit(model, history, seconds, seen / seconds, diverged)
+    return Fit(model.eval(), history, seconds, seen / seconds, diverged)
 
 # %% ../nbs/04_train.ipynb #4554438c
 def fit_logistic(
