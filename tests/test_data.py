@@ -107,6 +107,28 @@ def test_unreadable_image_is_named(tmp_path):
         load_images("cifar100", "train", tmp_path)
 
 
+def test_a_missing_shard_is_noticed(tmp_path):
+    write_parquet(tmp_path, *small_set())
+    (tmp_path / "train-00001-of-00002.parquet").unlink()
+    with pytest.raises(ValueError, match="one of 2 shards, but 1 are there"):
+        load_images("cifar100", "train", tmp_path)
+
+
+def test_a_relabelled_tree_is_another_set(tmp_path):
+    write_tree(tmp_path, *small_set())
+    before = load_images("cifar100", "train", tmp_path)
+    (tmp_path / "train" / NAMES[0]).rename(tmp_path / "train" / "another_name")
+    after = load_images("cifar100", "train", tmp_path)
+    assert "another_name" in after.classes and after.key != before.key
+
+
+@pytest.mark.parametrize("column", [{"bytes": b"no picture", "path": None}, {"bytes": None, "path": None}])
+def test_a_bad_image_in_a_shard_is_named(tmp_path, column):
+    pq.write_table(pa.table({"img": [column], "label": [0]}), tmp_path / "train-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match="image 0 of .*train-00000-of-00001.parquet is not a readable image"):
+        load_images("cifar100", "train", tmp_path)
+
+
 def test_a_cache_that_cannot_be_written_costs_no_run(tmp_path, monkeypatch):
     write_tree(tmp_path / "data", *small_set())
     (tmp_path / "file").write_text("")

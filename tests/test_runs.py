@@ -97,9 +97,14 @@ def test_damaged_teacher_is_trained_again(tmp_path):
         (dict(method="ce"), "use hard_ce"),
         (dict(data="no/such/folder"), "data folder 'no/such/folder' does not exist"),
         (dict(experiment="cifar100-resnet56_from_resnet20"), "dataset 'cifar100' was not found"),
-        (dict(teacher="resnet21"), "teacher network 'resnet21' is unknown"),
+        (dict(teacher="resnet21"), "network 'resnet21' is unknown"),
+        (dict(student="timm:nonsense"), "timm network 'nonsense' is unknown"),
+        (dict(student="resnet8"), "resnet8 does not take images of 8x8x1"),
+        (dict(tau=float("inf")), "tau=inf"),
+        (dict(ramp_fraction="x"), "ramp_fraction='x'"),
+        (dict(ramp_fraction=-1), "ramp_fraction=-1"),
         (dict(train_size=5), "cannot hold all 10 classes"),
-        (dict(train_size=5000), "images were asked for, but there are"),
+        (dict(train_size=5000), "5000 images were asked for, but 1047 are left"),
         (dict(device="tpu"), "device 'tpu' is unknown"),
     ],
 )
@@ -137,6 +142,51 @@ def test_real_images_end_to_end(tmp_path):
 
 def test_an_edited_loss_is_not_silently_skipped(tmp_path, monkeypatch):
     run("digits", store=tmp_path, **SHORT)
-    monkeypatch.setattr("w2snb.experiments.code_hashes", lambda: {"losses": "edited"})
+    monkeypatch.setattr("w2snb.core.code_hashes", lambda: {"losses": "edited"})
     with pytest.warns(UserWarning, match="computed before .*losses.* changed; force=True"):
         run("digits", store=tmp_path, **SHORT)
+
+
+def test_user_network_is_known_by_its_source(tmp_path):
+    """An edited network of the user's is another network: its old results are not taken for it."""
+
+    def make(name, width):
+        namespace = {}
+        exec(f"def {name}(classes=10):\n    return NETWORKS['digits_cnn'](classes, {width})", {"NETWORKS": dict(NETWORKS)}, namespace)
+        return namespace[name]
+
+    records = []
+    try:
+        for width in (8, 12):
+            NETWORKS["mine"] = make("mine", width)
+            records.append(run("digits", "soft_ce", student="mine", store=tmp_path, **SHORT))
+    finally:
+        del NETWORKS["mine"]
+    assert records[0].id != records[1].id and records[0].correct["ceiling"] != records[1].correct["ceiling"]
+
+
+def test_one_call_takes_a_bare_name_and_numpy_seeds(tmp_path):
+    import numpy as np
+
+    (record,) = run_many("digits", "soft_ce", np.int64(0), store=tmp_path, **SHORT)
+    assert record.id == run("digits", "soft_ce", 0, store=tmp_path, **SHORT).id
+
+
+def test_force_trains_what_is_shared_once(tmp_path, monkeypatch):
+    import w2snb.runs as runs
+
+    run_many("digits", ["soft_ce", "hard_ce"], [0], store=tmp_path, **SHORT)
+    trained, real = [], runs.train
+    monkeypatch.setattr(runs, "train", lambda *a, **k: trained.append(1) or real(*a, **k))
+    run_many("digits", ["soft_ce", "hard_ce"], [0], store=tmp_path, force=True, **SHORT)
+    assert len(trained) == 4, "ceiling, student alone and two students; the teacher is linear"
+
+
+def test_a_crash_after_training_does_not_lose_the_student(tmp_path, monkeypatch):
+    import w2snb.runs as runs
+
+    record = run("digits", store=tmp_path, save=False, **SHORT)  # the process ends here
+    monkeypatch.setattr(runs, "train", lambda *a, **k: 1 / 0)
+    again = run("digits", store=tmp_path, **SHORT)
+    assert (again.metrics, again.history, again.correct) == (record.metrics, record.history, record.correct)
+    assert not (tmp_path / "fits" / f"{record.id}.safetensors").exists()

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['STREAMS', 'PRECISIONS', 'RESULT_VERSION', 'CODE', 'check_choice', 'stream_seed', 'generator', 'seeded',
            'resolve_device', 'autocast', 'content_hash', 'array_hash', 'file_hash', 'write_atomic', 'project_root',
-           'cache_folder', 'default_store', 'shown_path', 'stale_modules', 'code_hashes', 'provenance']
+           'cache_folder', 'default_store', 'shown_path', 'stale_modules', 'code_hashes', 'changed_since', 'provenance']
 
-# %% ../nbs/00_core.ipynb #9a6072d2
-import contextlib, difflib, hashlib, json, os, platform, re, subprocess, tempfile
+# %% ../nbs/00_core.ipynb #7de824df
+import contextlib, difflib, functools, hashlib, json, os, platform, re, subprocess, tempfile
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -60,7 +60,7 @@ def seeded(
         torch.manual_seed(stream_seed(seed, stream))
         yield
 
-# %% ../nbs/00_core.ipynb #7dff13f1
+# %% ../nbs/00_core.ipynb #25d6341f
 def resolve_device(
     name: str | None = None, # 'cpu', 'cuda', 'cuda:1', 'mps'; None: a GPU if there is one
 ) -> torch.device:
@@ -70,8 +70,12 @@ def resolve_device(
     check_choice(kind, ('cpu', 'cuda', 'mps'), 'device')
     here = dict(cpu=True, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available())[kind]
     if not here: raise ValueError(f"device {name!r} was asked for, but torch sees none on this machine; use device='cpu'")
-    try: return torch.device(name)
+    try: device = torch.device(name)
     except RuntimeError: raise ValueError(f"device {name!r} is not a name torch knows: use 'cpu', 'cuda' or 'cuda:0'") from None
+    if kind == 'cuda':
+        if (device.index or 0) >= (n := torch.cuda.device_count()): raise ValueError(f"device {name!r} was asked for, but there are {n} GPUs")
+        torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: by default convolutions would drop 13 of its 23 bits
+    return device
 
 # %% ../nbs/00_core.ipynb #4014d73e
 PRECISIONS = ('fp32', 'bf16')
@@ -167,28 +171,29 @@ def shown_path(
     path, root = Path(path).resolve(), project_root()
     return str(path.relative_to(root)) if root and path.is_relative_to(root) else str(path)
 
-# %% ../nbs/00_core.ipynb #4e9f9f7d
-def _exported_code(cell) -> str | None:
-    "The code an exported cell adds to its module, or None."
-    text = ''.join(cell['source']).strip()
-    return _without_imports(text) if cell['cell_type'] == 'code' and re.match(r'#\|\s*export', text) else None
-
+# %% ../nbs/00_core.ipynb #3ad36de4
 def _without_imports(code: str) -> str:
     "Code without the lines that an export rewrites."
     return '\n'.join(l for l in code.split('\n') if not re.match(r'\s*(#\||from |import )', l)).strip()
 
+def _exported_cells(notebook: Path) -> tuple[str | None, list[str]]:
+    "The module a notebook exports to, and the code it exports."
+    sources = [''.join(c['source']).strip() for c in json.loads(notebook.read_text())['cells'] if c['cell_type'] == 'code']
+    name = re.search(r'^#\|\s*default_exp\s+(\w+)', '\n'.join(sources), re.M)
+    return name and name[1], [_without_imports(c) for c in sources if re.match(r'#\|\s*export', c)]
+
 def stale_modules(
     root=None, # project folder; None: found from here
-) -> list[str]: # module names whose notebook holds code that was not exported
-    "Modules that are older than their notebook."
+) -> list[str]: # module names whose code is not what the notebook exports
+    "Modules that differ from their notebook."
     root, stale = Path(root) if root else project_root(), []
-    for path in sorted((root/'nbs').glob('*.ipynb')) if root else ():
-        cells = json.loads(path.read_text())['cells']
-        name = re.search(r'#\|\s*default_exp\s+(\w+)', '\n'.join(''.join(c['source']) for c in cells))
+    for notebook in sorted((root/'nbs').glob('*.ipynb')) if root else ():
+        name, cells = _exported_cells(notebook)
         if not name: continue
-        module = root/'w2snb'/f'{name[1]}.py'
-        text = _without_imports(module.read_text()) if module.exists() else ''
-        if any((code := _exported_code(c)) and code not in text for c in cells): stale.append(name[1])
+        module = root/'w2snb'/f'{name}.py'
+        parts = re.split(r'^# %% .*$', module.read_text(), flags=re.M)[1:] if module.exists() else []
+        code = [c for part in parts if (c := _without_imports(part)) and not c.startswith('__all__')]
+        if code != [c for c in cells if c]: stale.append(name)
     return stale
 
 # %% ../nbs/00_core.ipynb #f46973f5
@@ -202,15 +207,23 @@ def _commit(root) -> str | None:
     if head.returncode: return None
     return head.stdout.strip() + ('+changes' if changed.stdout.strip() else '')
 
-# %% ../nbs/00_core.ipynb #a7e3381d
-CODE = ('data', 'losses', 'models', 'train')  # modules that can change a result
+# %% ../nbs/00_core.ipynb #a05b7964
+CODE = ('core', 'data', 'losses', 'models', 'train', 'evaluate', 'runs', 'experiments')  # modules that can change a result
 
-def code_hashes() -> dict: # module -> hash of its text
-    "What the code that determines results looks like now."
+@functools.cache
+def code_hashes() -> dict: # module -> hash of its text, as of the first call
+    "What the code that determines results looks like."
     import w2snb
-    return {name: file_hash(Path(w2snb.__file__).parent/f'{name}.py', 8) for name in CODE}
+    files = {name: Path(w2snb.__file__).parent/f'{name}.py' for name in CODE}
+    return {name: file_hash(f, 8) for name, f in files.items() if f.exists()}
 
-# %% ../nbs/00_core.ipynb #24df9b9b
+def changed_since(
+    then: dict, # `code_hashes` kept with a result
+) -> str: # e.g. 'losses, train'; empty if nothing changed
+    "Names of the modules that are not what they were."
+    return ', '.join(name for name, h in then.items() if code_hashes().get(name) != h)
+
+# %% ../nbs/00_core.ipynb #7a49ab6f
 def _processor() -> str:
     "The processor's name as the system gives it."
     try: return re.search(r'model name\s*:\s*(.+)', Path('/proc/cpuinfo').read_text())[1]
@@ -220,7 +233,9 @@ def provenance(
     device: torch.device, # where the run computes
 ) -> dict: # plain values, for the record
     "Everything about a run that should not change its result, kept in case it does."
-    versions = {name: metadata.version(name) for name in ('w2snb', 'torch', 'torchvision', 'timm', 'numpy', 'scikit-learn')}
+    packages = ('torch', 'torchvision', 'timm', 'numpy', 'scikit-learn')
+    import w2snb
+    versions = {name: metadata.version(name) for name in packages} | dict(w2snb=w2snb.__version__)
     root = project_root()
     gpu = torch.cuda.get_device_name(device) if device.type == 'cuda' else None
     return dict(

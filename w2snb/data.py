@@ -7,8 +7,8 @@ __all__ = ['IMAGE_ENDINGS', 'DATASETS', 'TORCHVISION_FILES', 'HOW_TO_GET', 'AUGM
            'from_parquet', 'from_folder', 'from_torchvision', 'cached', 'data_folder', 'load_images',
            'stratified_split', 'to_float', 'normalise', 'random_affine', 'crop_flip']
 
-# %% ../nbs/02_data.ipynb #a4f75baa
-import io, json, math, os, shutil, tempfile, warnings
+# %% ../nbs/02_data.ipynb #00ab61eb
+import io, json, math, os, re, shutil, tempfile, warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .core import (RESULT_VERSION, array_hash, cache_folder, check_choice, content_hash, file_hash, shown_path,
-                        stream_seed)
+                        stream_seed, write_atomic)
 
-# %% ../nbs/02_data.ipynb #e971ccd4
+# %% ../nbs/02_data.ipynb #212c8f24
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     "Images and their classes; raises `ValueError` where shapes or classes do not fit."
@@ -32,7 +32,8 @@ class ImageSet:
     name: str
 
     def __post_init__(self):
-        if self.x.dtype != np.uint8 or self.x.ndim != 4: raise ValueError(f"images must be uint8 [n,h,w,c], not {self.x.dtype} {list(self.x.shape)}")
+        if self.x.dtype != np.uint8 or self.x.ndim != 4:
+            raise ValueError(f"images must be uint8 [n,h,w,c], not {self.x.dtype} {list(self.x.shape)}")
         if self.y.shape != self.x.shape[:1]: raise ValueError(f"{len(self.x)} images but {len(self.y)} labels")
         if len(self.y) and not 0 <= self.y.min() <= self.y.max() < len(self.classes):
             raise ValueError(f"labels run from {self.y.min()} to {self.y.max()}, but there are {len(self.classes)} classes")
@@ -48,7 +49,7 @@ class ImageSet:
         "A name for the content: equal images, labels and classes have an equal key."
         return content_hash([array_hash(self.x, self.y), list(self.classes)])
 
-# %% ../nbs/02_data.ipynb #e8662c4f
+# %% ../nbs/02_data.ipynb #c3fee16c
 def canonical(
     x: np.ndarray, # uint8 [n, h, w, channels]
     y: np.ndarray, # index into `names` [n]
@@ -56,8 +57,10 @@ def canonical(
     name: str, # of the dataset
 ) -> ImageSet: # ordered by pixels, classes by name
     "One `ImageSet` for the same images, whatever the order of files and class numbers."
-    order = sorted(range(len(names)), key=lambda i: names[i])
-    y = np.argsort(order)[np.asarray(y, dtype=np.int64)] if len(y) else np.zeros(0, np.int64)
+    y, order = np.asarray(y, dtype=np.int64), sorted(range(len(names)), key=lambda i: names[i])
+    if len(y) and not 0 <= y.min() <= y.max() < len(names):
+        raise ValueError(f"{name}: labels run from {y.min()} to {y.max()}, but there are {len(names)} classes")
+    y = np.argsort(order)[y]
     rank = sorted(range(len(x)), key=lambda i: (array_hash(x[i]), y[i]))
     return ImageSet(np.ascontiguousarray(x[rank]), y[rank], tuple(names[i] for i in order), name)
 
@@ -69,41 +72,55 @@ def digits() -> ImageSet: # 1,797 images of 8x8x1
     x = np.round(d.images * 255 / 16).astype(np.uint8)[..., None]  # [n, 8, 8, 1]
     return canonical(x, d.target, [str(n) for n in d.target_names], 'digits')
 
-# %% ../nbs/02_data.ipynb #9df37aeb
-def _decode(data: bytes) -> np.ndarray:
+# %% ../nbs/02_data.ipynb #a86eab03
+def _decode(data: bytes, where: str) -> np.ndarray:
     "Encoded bytes to uint8 [h, w, 3]."
     from PIL import Image
-    return np.asarray(Image.open(io.BytesIO(data)).convert('RGB'))
+    try: return np.asarray(Image.open(io.BytesIO(data)).convert('RGB'))
+    except (OSError, TypeError): raise ValueError(f"{where} is not a readable image") from None
 
 def _stack(images: list, where) -> np.ndarray:
-    "uint8 [n, h, w, 3]; one sentence if the sizes differ."
+    "uint8 [n, h, w, 3]; one sentence if there are none or their sizes differ."
+    if not images: raise ValueError(f"{shown_path(where)} holds no images")
     if len(sizes := {i.shape for i in images}) > 1:
-        raise ValueError(f"{shown_path(where)}: images differ in size ({', '.join(f'{h}x{w}' for h, w, _ in sorted(sizes)[:3])}, ...)")
+        several = ', '.join(f'{h}x{w}' for h, w, _ in sorted(sizes)[:3])
+        raise ValueError(f"{shown_path(where)}: images differ in size ({several}, ...)")
     return np.stack(images)
 
-# %% ../nbs/02_data.ipynb #2bff12bd
+# %% ../nbs/02_data.ipynb #c6f1b647
+def _read_shard(file: Path, label: str | None) -> tuple[list, list, list | None]:
+    "Images, labels and class names of one shard, or one sentence on what is wrong with it."
+    import pyarrow as pa, pyarrow.parquet as pq
+    try: table = pq.read_table(file)
+    except (pa.ArrowException, OSError) as e:
+        raise ValueError(f"{shown_path(file)} is not a whole parquet file ({str(e).splitlines()[0]})") from None
+    kinds = {c: table.schema.field(c).type for c in table.column_names}
+    column = label or next((c for c in ('label', 'fine_label') if c in kinds), 'label')
+    picture = next((c for c, t in kinds.items() if pa.types.is_struct(t) and t.get_field_index('bytes') >= 0), None)
+    if column not in kinds or picture is None or table[column].null_count:
+        raise ValueError(f"{shown_path(file)} needs a column of image bytes and a full one named {column!r}; it has {', '.join(kinds)}")
+    info = json.loads((table.schema.metadata or {}).get(b'huggingface', b'{}'))
+    names = info.get('info', {}).get('features', {}).get(column, {}).get('names')
+    data = table[picture].combine_chunks().field('bytes').to_pylist()
+    return [_decode(b, f'image {i} of {shown_path(file)}') for i, b in enumerate(data)], table[column].to_pylist(), names
+
+# %% ../nbs/02_data.ipynb #b4ccf569
 def from_parquet(
     files: list, # the shards of one split
     name: str, # of the dataset
     label: str | None = None, # column of the labels; None: 'label' or 'fine_label'
 ) -> ImageSet:
-    "Read Hugging Face parquet shards; raises `ValueError` naming a file that is cut short or lacks a column."
-    import pyarrow as pa, pyarrow.parquet as pq
+    "Read Hugging Face parquet shards; raises `ValueError` naming a file that is cut short, missing or lacks a column."
+    files = [Path(f) for f in files]
+    if (of := re.search(r'-of-(\d+)\.parquet$', files[0].name)) and int(of[1]) != len(files):
+        raise ValueError(f"{name}: {files[0].name} is one of {int(of[1])} shards, but {len(files)} are there")
     images, y, names = [], [], None
     for f in files:
-        try: table = pq.read_table(f)
-        except (pa.ArrowException, OSError) as e: raise ValueError(f"{shown_path(f)} is not a whole parquet file ({str(e).splitlines()[0]})") from None
-        column = label or next((c for c in ('label', 'fine_label') if c in table.column_names), 'label')
-        picture = next((c for c in table.column_names if pa.types.is_struct(table.schema.field(c).type)), None)
-        if column not in table.column_names or picture is None:
-            raise ValueError(f"{shown_path(f)} needs a column of images and one named {column!r}; it has {', '.join(table.column_names)}")
-        info = json.loads((table.schema.metadata or {}).get(b'huggingface', b'{}'))
-        names = names or info.get('info', {}).get('features', {}).get(column, {}).get('names')
-        images += [_decode(b) for b in table[picture].combine_chunks().field('bytes').to_pylist()]
-        y += table[column].to_pylist()
-    return canonical(_stack(images, files[0]), np.array(y), names or [f'{i:04d}' for i in range(max(y) + 1)], name)
+        more, labels, said = _read_shard(f, label)
+        images, y, names = images + more, y + labels, names or said
+    return canonical(_stack(images, files[0]), y, names or [f'{i:04d}' for i in range(max(y) + 1)], name)
 
-# %% ../nbs/02_data.ipynb #21552461
+# %% ../nbs/02_data.ipynb #8f23f715
 IMAGE_ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
 
 def from_folder(
@@ -113,12 +130,10 @@ def from_folder(
     "Read `<class>/<anything>.png` (or jpg, webp, bmp); the images must have one size."
     folder = Path(folder)
     names = sorted(d.name for d in folder.iterdir() if d.is_dir())
-    files = [(f, i) for i, c in enumerate(names) for f in sorted((folder/c).rglob('*')) if f.suffix.lower() in IMAGE_ENDINGS]
+    files = [(f, i) for i, c in enumerate(names)
+             for f in sorted((folder/c).rglob('*')) if f.suffix.lower() in IMAGE_ENDINGS]
     if not files: raise ValueError(f"{shown_path(folder)} holds no images: expected <class>/<image>.png")
-    images = []
-    for f, _ in files:
-        try: images.append(_decode(f.read_bytes()))
-        except OSError as e: raise ValueError(f"{shown_path(f)} is not a readable image ({e})") from None
+    images = [_decode(f.read_bytes(), shown_path(f)) for f, _ in files]
     return canonical(_stack(images, folder), np.array([i for _, i in files]), names, name)
 
 def from_torchvision(
@@ -133,31 +148,34 @@ def from_torchvision(
     d = kind(str(folder), train=split == 'train', download=download)
     return canonical(d.data, np.array(d.targets), d.classes, dataset)
 
-# %% ../nbs/02_data.ipynb #5d3bd377
+# %% ../nbs/02_data.ipynb #23884715
 def _open_cache(folder: Path) -> ImageSet | None:
     "The cached set, memory-mapped; None if it is missing or damaged."
     try:
         meta = json.loads((folder/'meta.json').read_text())
-        s = ImageSet(np.load(folder/'x.npy', mmap_mode='r'), np.load(folder/'y.npy'), tuple(meta['classes']), meta['name'])
-    except (OSError, ValueError, KeyError): return None
+        x, y = np.load(folder/'x.npy', mmap_mode='r'), np.load(folder/'y.npy')
+        s = ImageSet(x, y, tuple(meta['classes']), meta['name'])
+    except (OSError, ValueError, KeyError, EOFError): return None
     s.__dict__['key'] = meta['key']  # computed when the cache was written
     return s
 
-# %% ../nbs/02_data.ipynb #0c1a1e59
+# %% ../nbs/02_data.ipynb #1e6af57e
 def cached(
     sources: list, # files the images come from
+    base, # the folder their names are relative to: in a tree of images, folders are labels
     make: Callable, # () -> ImageSet, called if they were never decoded
 ) -> ImageSet: # memory-mapped where the cache folder can be written
     "Decode once, then map the pixels from disk."
-    content = [(p.name, file_hash(p)) for p in map(Path, sources)]
+    content = [(Path(p).relative_to(base).as_posix(), file_hash(p)) for p in sources]
     folder = cache_folder()/'images'/content_hash([RESULT_VERSION['data'], content])
     if s := _open_cache(folder): return s
     s, temporary = make(), None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix='.'))
-        np.save(temporary/'x.npy', s.x); np.save(temporary/'y.npy', s.y)
-        (temporary/'meta.json').write_text(json.dumps(dict(name=s.name, classes=s.classes, key=s.key)))
+        for name, array in dict(x=s.x, y=s.y).items():
+            with open(temporary/f'{name}.npy', 'wb') as f: np.save(f, array); f.flush(); os.fsync(f.fileno())
+        write_atomic(temporary/'meta.json', json.dumps(dict(name=s.name, classes=s.classes, key=s.key)))
         if folder.exists() and _open_cache(folder) is None: shutil.rmtree(folder)  # damaged: replace it
         os.replace(temporary, folder)
     except OSError as e:
@@ -165,7 +183,7 @@ def cached(
         if _open_cache(folder) is None: warnings.warn(f"decoded images are not kept: {e}")
     return _open_cache(folder) or s
 
-# %% ../nbs/02_data.ipynb #a5c28300
+# %% ../nbs/02_data.ipynb #2ea5fbbc
 DATASETS = dict(  # pixel mean and standard deviation on 0..1, as the papers' recipes give them
     digits=dict(mean=(.305,), std=(.376,)),
     cifar10=dict(mean=(.4914, .4822, .4465), std=(.2470, .2435, .2616)),
@@ -173,8 +191,8 @@ DATASETS = dict(  # pixel mean and standard deviation on 0..1, as the papers' re
 TORCHVISION_FILES = dict(  # dataset -> folder, files of each split
     cifar10=dict(folder='cifar-10-batches-py', train='data_batch_*', test='test_batch', meta='batches.meta'),
     cifar100=dict(folder='cifar-100-python', train='train', test='test', meta='meta'))
-HOW_TO_GET = ("give its folder with data=<folder> or W2SNB_DATA (parquet shards, torchvision's files or <split>/<class>/ images), "
-              "or set W2SNB_DOWNLOAD=1 to let torchvision fetch it")
+HOW_TO_GET = ("give its folder with data=<folder> or W2SNB_DATA (parquet shards, torchvision's files or "
+              "<split>/<class>/ images), or set W2SNB_DOWNLOAD=1 to let torchvision fetch it")
 
 def data_folder(
     data=None, # a folder; None: `W2SNB_DATA`
@@ -184,7 +202,7 @@ def data_folder(
     if not Path(data).is_dir(): raise FileNotFoundError(f"data folder {str(data)!r} does not exist")
     return Path(data)
 
-# %% ../nbs/02_data.ipynb #a7668909
+# %% ../nbs/02_data.ipynb #f9ad788c
 def load_images(
     dataset: str, # a key of `DATASETS`
     split: str = 'train', # 'train' or 'test'; digits have one set for both
@@ -197,19 +215,20 @@ def load_images(
     folder = data_folder(data)
     for place in [folder/dataset, folder] if folder else []:
         if shards := sorted(place.glob(f'{split}-*.parquet')) or sorted(place.glob(f'data/{split}-*.parquet')):
-            return cached(shards, lambda: from_parquet(shards, dataset))
+            return cached(shards, place, lambda: from_parquet(shards, dataset))
         theirs = TORCHVISION_FILES[dataset]
         if files := sorted((place/theirs['folder']).glob(theirs[split])):
-            return cached([*files, place/theirs['folder']/theirs['meta']], lambda: from_torchvision(place, dataset, split))
+            return cached([*files, place/theirs['folder']/theirs['meta']], place, lambda: from_torchvision(place, dataset, split))
         if (place/split).is_dir():
-            return cached(sorted(f for f in (place/split).rglob('*') if f.is_file()), lambda: from_folder(place/split, dataset))
+            files = sorted(f for f in (place/split).rglob('*') if f.is_file())
+            return cached(files, place/split, lambda: from_folder(place/split, dataset))
     if os.environ.get('W2SNB_DOWNLOAD') == '1':
         place = folder or cache_folder()/'downloads'
         from_torchvision(place, dataset, split, download=True)
         return load_images(dataset, split, place)
     raise FileNotFoundError(f"dataset {dataset!r} was not found{f' in {folder}' if folder else ''}: {HOW_TO_GET}")
 
-# %% ../nbs/02_data.ipynb #a226679f
+# %% ../nbs/02_data.ipynb #e57e9041
 def stratified_split(
     y: np.ndarray, # classes [n]
     seed: int, # the run's seed
@@ -217,12 +236,13 @@ def stratified_split(
 ) -> dict: # part -> sorted indices; what is left is 'rest'
     "Disjoint parts with the classes in proportion; raises `ValueError` if a part cannot hold every class."
     from sklearn.model_selection import train_test_split
-    if sum(sizes.values()) > len(y): raise ValueError(f"{sum(sizes.values())} images were asked for, but there are {len(y)}")
-    rest, parts = np.arange(len(y)), {}
+    classes, rest, parts = len(np.unique(y)), np.arange(len(y)), {}
     for i, (name, size) in enumerate(sizes.items()):
-        if size < (k := len(np.unique(y))): raise ValueError(f"{name} of {size} images cannot hold all {k} classes")
-        if size == len(rest): part, rest = rest, rest[:0]
-        else: part, rest = train_test_split(rest, train_size=size, stratify=y[rest], random_state=(stream_seed(seed, 'split') + i) % 2**32)
+        if size > len(rest): raise ValueError(f"{name}: {size} images were asked for, but {len(rest)} are left")
+        if size < classes: raise ValueError(f"{name} of {size} images cannot hold all {classes} classes")
+        state, left = (stream_seed(seed, 'split') + i) % 2**32, len(rest) - size
+        if not left: part, rest = rest, rest[:0]
+        else: part, rest = train_test_split(rest, train_size=size, stratify=y[rest] if left >= classes else None, random_state=state)
         parts[name] = np.sort(part)
     return parts | dict(rest=np.sort(rest))
 

@@ -47,12 +47,12 @@ def pgr(
     gap = ceiling - teacher
     return (student - teacher) / gap if gap > 0 else float('nan')
 
-# %% ../nbs/05_evaluate.ipynb #c63e7ea5
+# %% ../nbs/05_evaluate.ipynb #b6d623a8
 def effective_classes(
     logits: Tensor, # [n, c]
 ) -> float: # between 1 and c
     "The exponential of the entropy of the predicted classes."
-    share = torch.bincount(logits.argmax(-1), minlength=logits.shape[-1]).double() / len(logits)
+    share = torch.bincount(logits.argmax(-1).cpu(), minlength=logits.shape[-1]).double() / len(logits)
     return float(torch.special.entr(share).sum().exp())
 
 # %% ../nbs/05_evaluate.ipynb #f7c69541
@@ -82,7 +82,7 @@ class Interval(NamedTuple):
         "As a table shows it: 86.2 [84.9, 87.4]."
         return f"{100 * self.value:.{digits}f} [{100 * self.low:.{digits}f}, {100 * self.high:.{digits}f}]"
 
-# %% ../nbs/05_evaluate.ipynb #958cc116
+# %% ../nbs/05_evaluate.ipynb #b2f15a91
 def resampled_means(
     hits: dict, # name -> bool [s, n], the same seeds and images for all
     draws: int = 4000,
@@ -90,7 +90,8 @@ def resampled_means(
 ) -> dict: # name -> accuracies [draws]
     "Mean accuracies after redrawing seeds and images with replacement; one draw serves all names."
     s, n = next(iter(hits.values())).shape
-    if any(h.shape != (s, n) for h in hits.values()): raise ValueError(f"hits differ in shape: {[list(h.shape) for h in hits.values()]}")
+    if any(h.shape != (s, n) for h in hits.values()):
+        raise ValueError(f"hits differ in shape: {[list(h.shape) for h in hits.values()]}")
     rng = np.random.default_rng(seed)
     seeds = rng.multinomial(s, np.full(s, 1 / s), draws) / s  # [draws, s], how often each is drawn
     images = rng.multinomial(n, np.full(n, 1 / n), draws) / n  # [draws, n]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NETWORKS', 'NARROW', 'WIDE', 'register_network', 'count_parameters', 'digits_linear', 'digits_cnn', 'BasicBlock',
-           'CifarResNet', 'load_weights', 'build_model']
+           'CifarResNet', 'load_weights', 'check_network', 'build_model']
 
 # %% ../nbs/03_models.ipynb #e0733a9d
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def digits_linear(
     "One linear layer on the 64 pixels."
     return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
 
-# %% ../nbs/03_models.ipynb #7e7e31c5
+# %% ../nbs/03_models.ipynb #c65ef12c
 def _conv_bn_relu(inputs: int, outputs: int) -> list:
     return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
@@ -51,10 +51,10 @@ def digits_cnn(
 ) -> nn.Module: # [b, 1, 8, 8] -> logits [b, classes]
     "Three convolutions and a linear layer."
     return nn.Sequential(
-        *_conv_bn_relu(1, width), *_conv_bn_relu(width, 2 * width), nn.MaxPool2d(2), *_conv_bn_relu(2 * width, 4 * width),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, classes))
+        *_conv_bn_relu(1, width), *_conv_bn_relu(width, 2 * width), nn.MaxPool2d(2),
+        *_conv_bn_relu(2 * width, 4 * width), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, classes))
 
-# %% ../nbs/03_models.ipynb #5a2a97ea
+# %% ../nbs/03_models.ipynb #6258287b
 class BasicBlock(nn.Module):
     "Two 3x3 convolutions beside a shortcut."
     def __init__(self, inputs: int, outputs: int, stride: int):
@@ -62,19 +62,20 @@ class BasicBlock(nn.Module):
         self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
         self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
         same = stride == 1 and inputs == outputs
-        self.shortcut = nn.Identity() if same else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        self.shortcut = nn.Identity() if same else nn.Sequential(
+            nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:  # [b, inputs, h, w] -> [b, outputs, h/stride, w/stride]
         y = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
-# %% ../nbs/03_models.ipynb #ae85102f
+# %% ../nbs/03_models.ipynb #9d3957ae
 class CifarResNet(nn.Module):
     "Stem, three stages, average, linear; `widths` are the channels of the stem and of each stage."
     def __init__(self, depth: int, widths: tuple, classes: int):
         super().__init__()
         blocks = (depth - 2) // 6
-        self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(*_conv_bn_relu(3, widths[0]))
         self.stages = nn.ModuleList(
             nn.Sequential(*(BasicBlock(i if b == 0 else o, o, stride if b == 0 else 1) for b in range(blocks)))
             for i, o, stride in zip(widths, widths[1:], (1, 2, 2)))
@@ -96,7 +97,7 @@ def _resnet(depth: int, widths: tuple) -> Callable:
 NETWORKS |= {f'resnet{d}': _resnet(d, NARROW) for d in (8, 20, 32, 56, 110)}
 NETWORKS |= {f'resnet{d}x4': _resnet(d, WIDE) for d in (8, 32)}
 
-# %% ../nbs/03_models.ipynb #50aa6360
+# %% ../nbs/03_models.ipynb #7a79ae57
 def load_weights(
     model: nn.Module, # filled in place
     path, # .safetensors, or .pth/.pt holding a state dict
@@ -111,24 +112,42 @@ def load_weights(
         else: weights = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e: raise ValueError(f"checkpoint {shown_path(path)} cannot be read: {str(e).splitlines()[0]}") from None
     weights, own = weights.get('state_dict', weights), model.state_dict()
-    wrong = [k for k in own if k not in weights or weights[k].shape != own[k].shape] + [k for k in weights if k not in own]
-    if wrong: raise ValueError(f"checkpoint {shown_path(path)} does not fit the network: first at {wrong[0]!r} ({len(wrong)} tensors in all)")
+    wrong = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
+    wrong += [k for k in weights if k not in own]
+    if wrong:
+        where = f"first at {wrong[0]!r} ({len(wrong)} tensors in all)"
+        raise ValueError(f"checkpoint {shown_path(path)} does not fit the network: {where}")
     model.load_state_dict(weights)
     return model
 
-# %% ../nbs/03_models.ipynb #92938e0e
+# %% ../nbs/03_models.ipynb #7d7fd49f
+def check_network(
+    name: str, # a key of `NETWORKS`, or 'timm:<name>', 'torchvision:<name>'
+) -> str: # `name`
+    "Refuse a name that cannot be built, with the likely intention; builds nothing."
+    library, _, inner = name.rpartition(':')
+    if library == 'timm':
+        import timm
+        check_choice(inner, timm.list_models(), 'timm network')
+    elif library == 'torchvision':
+        import torchvision
+        check_choice(inner, torchvision.models.list_models(torchvision.models), 'torchvision network')
+    elif library: check_choice(library, ('timm', 'torchvision'), 'library of networks')
+    else: check_choice(name, NETWORKS, 'network')
+    return name
+
 def build_model(
     name: str, # a key of `NETWORKS`, or 'timm:<name>', 'torchvision:<name>'
     classes: int = 100,
     checkpoint=None, # path of weights for the whole network; None: drawn at random
 ) -> nn.Module: # [b, channels, h, w] -> logits [b, classes]
     "A network by name; raises `ValueError` with the choices for an unknown one."
-    library, _, inner = name.rpartition(':')
+    library, _, inner = check_network(name).rpartition(':')
     if library == 'timm':
         import timm
-        model = timm.create_model(check_choice(inner, timm.list_models(), 'timm network'), num_classes=classes)
+        model = timm.create_model(inner, num_classes=classes)
     elif library == 'torchvision':
         import torchvision
-        model = torchvision.models.get_model(check_choice(inner, torchvision.models.list_models(torchvision.models), 'torchvision network'), num_classes=classes)
-    else: model = NETWORKS[check_choice(name, NETWORKS, 'network')](classes)
+        model = torchvision.models.get_model(inner, num_classes=classes)
+    else: model = NETWORKS[name](classes)
     return load_weights(model, checkpoint) if checkpoint else model

@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from .losses import check_params, get_method
 
-# %% ../nbs/05b_parameters.ipynb #3965e30b
+# %% ../nbs/05b_parameters.ipynb #d17f2399
 class Parameters(BaseModel):
     "What may be said about a run. None: the default of the experiment or the method."
-    model_config = ConfigDict(extra='forbid')
+    model_config = ConfigDict(extra='forbid', allow_inf_nan=False)
     experiment: str = Field('digits', description='a name from experiments.EXPERIMENTS')
     method: str = Field('acd', description='a loss from losses.METHODS')
     seed: int = Field(0, ge=0, description='student, batch order and augmentation')
@@ -46,7 +46,7 @@ class Parameters(BaseModel):
 
 METHOD_PARAMETERS = ('T', 'tau', 'alpha', 'beta', 'eps')  # belong to the loss; a method may have others of its own
 
-# %% ../nbs/05b_parameters.ipynb #28e0bdcc
+# %% ../nbs/05b_parameters.ipynb #0440d648
 def _refuse_names(given: dict, method_names: set):
     "Refuse names that are neither parameters of a run nor of its method."
     known = set(Parameters.model_fields) | method_names
@@ -68,7 +68,8 @@ def check_parameters(
     except ValidationError as e:
         first = e.errors()[0]
         raise ValueError(f"{first['loc'][0]}={first['input']!r}: {first['msg'][0].lower() + first['msg'][1:]}") from None
-    own = {k: getattr(parameters, k, v) for k, v in given.items() if k in METHOD_PARAMETERS or k not in Parameters.model_fields}
+    own = {k: getattr(parameters, k, v) for k, v in given.items()
+           if k in METHOD_PARAMETERS or k not in Parameters.model_fields}
     return parameters, check_params(method, own)
 
 def _own_names(method: str) -> set:
@@ -76,21 +77,28 @@ def _own_names(method: str) -> set:
     try: return set(get_method(method).params)
     except ValueError: return set()
 
-# %% ../nbs/05b_parameters.ipynb #8ba20230
+# %% ../nbs/05b_parameters.ipynb #d8616af3
 def assigned_literals(
     code: str, # of a cell
 ) -> dict: # name -> value
     "The names a cell assigns plain values to."
-    pairs = [(s.targets[0], s.value) for s in ast.parse(code).body if isinstance(s, ast.Assign)]
-    pairs += [(s.target, s.value) for s in ast.parse(code).body if isinstance(s, ast.AnnAssign) and s.value]
-    return {t.id: ast.literal_eval(v) for t, v in pairs if isinstance(t, ast.Name)}
+    body = ast.parse(code).body
+    pairs = [(s.targets[0], s.value) for s in body if isinstance(s, ast.Assign)]
+    pairs += [(s.target, s.value) for s in body if isinstance(s, ast.AnnAssign) and s.value]
+    return {t.id: _literal(t.id, v) for t, v in pairs if isinstance(t, ast.Name)}
+
+def _literal(name: str, value: ast.expr):
+    "A plain value, or one sentence."
+    try: return ast.literal_eval(value)
+    except ValueError: raise ValueError(f"{name}: {ast.unparse(value)} is not a plain finite value") from None
 
 def injected_parameters(
     inputs: list, # the inputs of the session so far, the running cell last (IPython's `In`)
-) -> dict: # name -> value; empty if the previous cell is not papermill's
-    "What papermill injected just above the running cell."
+) -> dict: # name -> value; empty if the previous cell is another
+    "What was said in the cell above the running one, if that is papermill's or the one with the defaults."
     previous = inputs[-2] if len(inputs) > 1 else ''
-    return assigned_literals(previous) if previous.startswith('# Parameters') else {}
+    ours = previous.startswith('# Parameters') or previous.startswith(f'{next(iter(Parameters.model_fields))}:')
+    return assigned_literals(previous) if ours else {}
 
 # %% ../nbs/05b_parameters.ipynb #50e804ca
 def notebook_parameters(

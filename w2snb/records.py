@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Record', 'parse_record', 'Store', 'shared_fit', 'write_jsonl', 'read_records']
 
-# %% ../nbs/05a_records.ipynb #e9cb162e
+# %% ../nbs/05a_records.ipynb #c174e65a
 import json, math, os, tempfile, warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import nn
 
-from .core import shown_path, write_atomic
+from .core import changed_since, code_hashes, shown_path, write_atomic
 from .evaluate import unpack_hits
 from .train import Fit
 
@@ -67,7 +67,7 @@ def parse_record(
         at = '.'.join(map(str, first['loc'])) or 'the text'
         raise ValueError(f"{where} is not a valid record ({at}: {first['msg']})") from None
 
-# %% ../nbs/05a_records.ipynb #2e4e4e07
+# %% ../nbs/05a_records.ipynb #140b3e10
 class Store:
     "Records and shared networks in a folder."
     def __init__(self, folder):
@@ -80,7 +80,8 @@ class Store:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder): pass
-        except OSError as e: raise OSError(f"store {shown_path(self.folder)} cannot be written: {e.strerror or e}") from None
+        except OSError as e:
+            raise OSError(f"store {shown_path(self.folder)} cannot be written: {e.strerror or e}") from None
 
     def get(self, id: str) -> Record | None:
         "A record by id, None if there is none; raises `ValueError` for a damaged file."
@@ -91,18 +92,23 @@ class Store:
         if record.id != id: raise ValueError(f"{where} is not a valid record (it holds the id {record.id})")
         return record
 
+    def fit_path(self, id: str) -> Path: return self.folder/'fits'/f'{id}.safetensors'
+
     def put(self, record: Record) -> Path:
-        "Write a record, whole or not at all; replaces one of the same id."
-        return write_atomic(self.path(record.id), record.to_json())
+        "Write a record, whole or not at all; its student, kept until now in case of a crash, is dropped."
+        path = write_atomic(self.path(record.id), record.to_json())
+        self.fit_path(record.id).unlink(missing_ok=True)
+        return path
 
     def records(self) -> list[Record]:
         "All records, by id."
         return [self.get(p.stem) for p in sorted(self.folder.glob('*.json'))]
 
-# %% ../nbs/05a_records.ipynb #b14414ab
+# %% ../nbs/05a_records.ipynb #9bbd6a79
 def _fit_to_bytes(fit: Fit) -> bytes:
     from safetensors.torch import save
-    about = dict(history=fit.history, seconds=fit.seconds, images_per_second=fit.images_per_second, diverged=fit.diverged)
+    about = dict(history=fit.history, seconds=fit.seconds, images_per_second=fit.images_per_second, diverged=fit.diverged,
+                 code=code_hashes())
     weights = {k: v.detach().cpu().contiguous() for k, v in fit.model.state_dict().items()}
     return save(weights, metadata=dict(fit=json.dumps(_null_for_nan(about))))
 
@@ -111,10 +117,12 @@ def _fit_from_file(path: Path, model: nn.Module) -> Fit:
     from safetensors import safe_open
     with safe_open(path, 'pt') as f:
         about, weights = json.loads(f.metadata()['fit']), {k: f.get_tensor(k) for k in f.keys()}
+    if changed := changed_since(about.pop('code')):
+        warnings.warn(f"{shown_path(path)} was trained before {changed} changed; force=True trains it again")
     model.load_state_dict(weights)
     return Fit(model.eval(), **about)
 
-# %% ../nbs/05a_records.ipynb #18c1e9f4
+# %% ../nbs/05a_records.ipynb #c7825219
 def shared_fit(
     store: Store, # where it is kept
     id: str, # of the network: what it is, what it saw, and under which seed
@@ -123,15 +131,16 @@ def shared_fit(
     force: bool = False, # train even if it is there
 ) -> Fit:
     "A trained network from the store, or trained now and kept there. A damaged file is trained again."
-    path = store.folder/'fits'/f'{id}.safetensors'
+    path = store.fit_path(id)
     if path.exists() and not force:
         try: return _fit_from_file(path, build())
-        except Exception as e: warnings.warn(f"{shown_path(path)} is damaged and will be replaced ({str(e).splitlines()[0]})")
+        except Exception as e:
+            warnings.warn(f"{shown_path(path)} is damaged and will be replaced ({str(e).splitlines()[0]})")
     fit = make(build())
     write_atomic(path, _fit_to_bytes(fit))
     return fit
 
-# %% ../nbs/05a_records.ipynb #e1562f28
+# %% ../nbs/05a_records.ipynb #6e68f406
 def write_jsonl(
     records: Iterable[Record],
     path, # a .jsonl file, replaced
@@ -147,4 +156,5 @@ def read_records(
     path = Path(path)
     if path.is_dir(): return Store(path).records()
     if not path.exists(): raise FileNotFoundError(f"no records at {shown_path(path)}")
-    return [parse_record(line, f'{shown_path(path)} line {i}') for i, line in enumerate(path.read_text().splitlines(), 1)]
+    lines = path.read_text().splitlines()
+    return [parse_record(line, f'{shown_path(path)} line {i}') for i, line in enumerate(lines, 1)]
