@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("W2SNB_CACHE", tempfile.mkdtemp(prefix="w2snb-cache-"))
 os.environ["W2SNB_STORE"] = tempfile.mkdtemp(prefix="w2snb-store-")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes with several threads each run many times slower
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from jupyter_client.manager import start_new_kernel
 
 from conftest import ROOT
 from w2snb.core import stale_modules
+from w2snb.experiments import run
 from w2snb.parameters import Parameters
 from w2snb.records import read_records
 
@@ -101,3 +102,22 @@ def test_runs_from_the_notebooks_folder(tmp_path, store):
 
 def test_modules_are_what_the_notebooks_export():
     assert stale_modules(ROOT) == []
+
+
+def damaged(tmp_path, store):
+    """A truncated shard, a damaged record and a store that cannot be written, each with the parameters that meet it."""
+    (tmp_path / "cifar100").mkdir()
+    (tmp_path / "cifar100" / "train-00000-of-00001.parquet").write_bytes(b"PAR1 cut short")
+    yield dict(experiment="cifar100-resnet56_from_resnet20", data=tmp_path), "ValueError: ", "is not a whole parquet file"
+    (tmp_path / "file").write_text("")
+    yield dict(store=tmp_path / "file" / "store"), "OSError: store ", "cannot be written"
+    record = run(**SHORT, progress=False)
+    (store / f"{record.id}.json").write_text("{}")
+    yield SHORT, "ValueError: ", "delete it to run again"
+
+
+def test_damaged_things_end_papermill_with_one_sentence(tmp_path, store):
+    for parameters, start, end in damaged(tmp_path, store):
+        done = papermill(tmp_path / "out.ipynb", **parameters)
+        last = done.stderr.strip().splitlines()[-1]
+        assert done.returncode != 0 and last.startswith(start) and end in last, last

@@ -60,7 +60,7 @@ def seeded(
         torch.manual_seed(stream_seed(seed, stream))
         yield
 
-# %% ../nbs/00_core.ipynb #25d6341f
+# %% ../nbs/00_core.ipynb #be4faa58
 def resolve_device(
     name: str | None = None, # 'cpu', 'cuda', 'cuda:1', 'mps'; None: a GPU if there is one
 ) -> torch.device:
@@ -71,9 +71,10 @@ def resolve_device(
     here = dict(cpu=True, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available())[kind]
     if not here: raise ValueError(f"device {name!r} was asked for, but torch sees none on this machine; use device='cpu'")
     try: device = torch.device(name)
-    except RuntimeError: raise ValueError(f"device {name!r} is not a name torch knows: use 'cpu', 'cuda' or 'cuda:0'") from None
+    except RuntimeError: raise ValueError(f"device {name!r} is not a name torch knows, like 'cuda:0'") from None
     if kind == 'cuda':
-        if (device.index or 0) >= (n := torch.cuda.device_count()): raise ValueError(f"device {name!r} was asked for, but there are {n} GPUs")
+        if (device.index or 0) >= (n := torch.cuda.device_count()):
+            raise ValueError(f"device {name!r} was asked for, but there are {n} GPUs")
         torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: by default convolutions would drop 13 of its 23 bits
     return device
 
@@ -223,7 +224,7 @@ def changed_since(
     "Names of the modules that are not what they were."
     return ', '.join(name for name, h in then.items() if code_hashes().get(name) != h)
 
-# %% ../nbs/00_core.ipynb #7a49ab6f
+# %% ../nbs/00_core.ipynb #978b12d3
 def _processor() -> str:
     "The processor's name as the system gives it."
     try: return re.search(r'model name\s*:\s*(.+)', Path('/proc/cpuinfo').read_text())[1]
@@ -239,7 +240,8 @@ def provenance(
     root = project_root()
     gpu = torch.cuda.get_device_name(device) if device.type == 'cuda' else None
     return dict(
-        date=datetime.now(timezone.utc).isoformat(timespec='seconds'), commit=_commit(root) if root else None, code=code_hashes(),
+        date=datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        commit=_commit(root) if root else None, code=code_hashes(),
         versions=versions | dict(python=platform.python_version()),
         hardware=dict(system=platform.system(), processor=_processor(), cores=os.cpu_count(),
                       threads=torch.get_num_threads(), device=str(device), gpu=gpu))

@@ -87,7 +87,7 @@ def _stack(images: list, where) -> np.ndarray:
         raise ValueError(f"{shown_path(where)}: images differ in size ({several}, ...)")
     return np.stack(images)
 
-# %% ../nbs/02_data.ipynb #c6f1b647
+# %% ../nbs/02_data.ipynb #ead78faf
 def _read_shard(file: Path, label: str | None) -> tuple[list, list, list | None]:
     "Images, labels and class names of one shard, or one sentence on what is wrong with it."
     import pyarrow as pa, pyarrow.parquet as pq
@@ -98,7 +98,8 @@ def _read_shard(file: Path, label: str | None) -> tuple[list, list, list | None]
     column = label or next((c for c in ('label', 'fine_label') if c in kinds), 'label')
     picture = next((c for c, t in kinds.items() if pa.types.is_struct(t) and t.get_field_index('bytes') >= 0), None)
     if column not in kinds or picture is None or table[column].null_count:
-        raise ValueError(f"{shown_path(file)} needs a column of image bytes and a full one named {column!r}; it has {', '.join(kinds)}")
+        has = ', '.join(kinds)
+        raise ValueError(f"{shown_path(file)} needs a column of image bytes and a full one named {column!r}; it has {has}")
     info = json.loads((table.schema.metadata or {}).get(b'huggingface', b'{}'))
     names = info.get('info', {}).get('features', {}).get(column, {}).get('names')
     data = table[picture].combine_chunks().field('bytes').to_pylist()
@@ -202,7 +203,7 @@ def data_folder(
     if not Path(data).is_dir(): raise FileNotFoundError(f"data folder {str(data)!r} does not exist")
     return Path(data)
 
-# %% ../nbs/02_data.ipynb #f9ad788c
+# %% ../nbs/02_data.ipynb #e5dbe59f
 def load_images(
     dataset: str, # a key of `DATASETS`
     split: str = 'train', # 'train' or 'test'; digits have one set for both
@@ -218,7 +219,8 @@ def load_images(
             return cached(shards, place, lambda: from_parquet(shards, dataset))
         theirs = TORCHVISION_FILES[dataset]
         if files := sorted((place/theirs['folder']).glob(theirs[split])):
-            return cached([*files, place/theirs['folder']/theirs['meta']], place, lambda: from_torchvision(place, dataset, split))
+            files.append(place/theirs['folder']/theirs['meta'])
+            return cached(files, place, lambda: from_torchvision(place, dataset, split))
         if (place/split).is_dir():
             files = sorted(f for f in (place/split).rglob('*') if f.is_file())
             return cached(files, place/split, lambda: from_folder(place/split, dataset))
@@ -228,7 +230,7 @@ def load_images(
         return load_images(dataset, split, place)
     raise FileNotFoundError(f"dataset {dataset!r} was not found{f' in {folder}' if folder else ''}: {HOW_TO_GET}")
 
-# %% ../nbs/02_data.ipynb #e57e9041
+# %% ../nbs/02_data.ipynb #f4742a66
 def stratified_split(
     y: np.ndarray, # classes [n]
     seed: int, # the run's seed
@@ -242,7 +244,9 @@ def stratified_split(
         if size < classes: raise ValueError(f"{name} of {size} images cannot hold all {classes} classes")
         state, left = (stream_seed(seed, 'split') + i) % 2**32, len(rest) - size
         if not left: part, rest = rest, rest[:0]
-        else: part, rest = train_test_split(rest, train_size=size, stratify=y[rest] if left >= classes else None, random_state=state)
+        else:
+            proportions = y[rest] if left >= classes else None
+            part, rest = train_test_split(rest, train_size=size, stratify=proportions, random_state=state)
         parts[name] = np.sort(part)
     return parts | dict(rest=np.sort(rest))
 

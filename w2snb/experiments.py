@@ -43,7 +43,7 @@ def register_experiment(experiment: Experiment) -> Experiment:
     EXPERIMENTS[experiment.name] = experiment
     return experiment
 
-# %% ../nbs/11_experiments.ipynb #1db13d21
+# %% ../nbs/11_experiments.ipynb #d4c78c44
 GOLD = (10, 20, 50, 100, 200, 400)  # numbers of gold labels for the curve
 
 DIGITS = register_experiment(Experiment(
@@ -53,7 +53,8 @@ DIGITS = register_experiment(Experiment(
     about='handwritten digits: a linear teacher on 50 labels, a convolutional student'))
 
 for n in GOLD:
-    if n != DIGITS.gold: register_experiment(replace(DIGITS, name=f'digits-{n}_labels', gold=n, about=f'digits with {n} gold labels'))
+    if n != DIGITS.gold:
+        register_experiment(replace(DIGITS, name=f'digits-{n}_labels', gold=n, about=f'digits with {n} gold labels'))
 
 register_experiment(Experiment(
     'cifar100-resnet56_from_resnet20', 'cifar100', 'resnet20', 'resnet56', 'crd', supervision='teacher+labels',
@@ -113,7 +114,7 @@ def run_many(
         records.append(_one(Run(c, tasks[c.teacher_seed], store, device, progress, forced), save))
     return records
 
-# %% ../nbs/11_experiments.ipynb #e15bc015
+# %% ../nbs/11_experiments.ipynb #282480b3
 def _one(run: Run, save: bool) -> Record:
     "One run, from the store if it is there."
     id = run_id(run.config, run.task)
@@ -129,7 +130,8 @@ def _found(run: Run, id: str) -> Record | None:
     if record is None or record.status == 'failed': return None
     if changed := changed_since(record.provenance.get('code', {})):
         warnings.warn(f"this record is from the store and was computed before {changed} changed; force=True runs it again")
-    if run.progress: print(f"{record.experiment}, {record.method}, seed {record.seed}: from store, computed {record.provenance['date'][:10]}")
+    if run.progress:
+        print(f"{record.experiment}, {record.method}, seed {record.seed}: from store, computed {record.provenance['date'][:10]}")
     return record
 
 def run(

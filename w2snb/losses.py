@@ -189,8 +189,9 @@ def acd(
     weight = ramp * adaptive_weight(student, teacher, tau)
     return ((1 - weight) * _kl(student, teacher, T) + weight * _self_term(student)).mean()
 
-# %% ../nbs/01_losses.ipynb #409e9a03
-BOUNDS = dict(T=(0, None), tau=(0, None), alpha=(0, 1), ramp=(0, 1), ramp_fraction=(0, 1), eps=(0, 1))  # what these names always mean
+# %% ../nbs/01_losses.ipynb #f2afca01
+# what these names always mean
+BOUNDS = dict(T=(0, None), tau=(0, None), alpha=(0, 1), ramp=(0, 1), ramp_fraction=(0, 1), eps=(0, 1))
 
 def check_params(
     method: Method, # whose parameters
@@ -215,7 +216,7 @@ def _check_value(method: Method, name: str, value):
 def _is_number(value) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
-# %% ../nbs/01_losses.ipynb #933f88ed
+# %% ../nbs/01_losses.ipynb #54f77741
 def _check_inputs(method: Method, student: Tensor, teacher: Tensor | None, labels: Tensor | None):
     "One sentence for inputs that cannot be meant."
     if 'labels' in method.needs and labels is None:
@@ -244,5 +245,6 @@ def method_loss(
     _check_inputs(method, student, teacher, labels)
     if 'labels' in method.needs: params['labels'] = labels
     loss = method.loss(student, teacher, **params)
-    if loss.ndim: raise ValueError(f"method {method.name} must return one number, the mean over the batch, not {list(loss.shape)}")
+    if loss.ndim:
+        raise ValueError(f"method {method.name} must return one number, the mean over the batch, not {list(loss.shape)}")
     return loss

@@ -97,7 +97,7 @@ def _resnet(depth: int, widths: tuple) -> Callable:
 NETWORKS |= {f'resnet{d}': _resnet(d, NARROW) for d in (8, 20, 32, 56, 110)}
 NETWORKS |= {f'resnet{d}x4': _resnet(d, WIDE) for d in (8, 32)}
 
-# %% ../nbs/03_models.ipynb #7a79ae57
+# %% ../nbs/03_models.ipynb #1b20e26e
 def load_weights(
     model: nn.Module, # filled in place
     path, # .safetensors, or .pth/.pt holding a state dict
@@ -110,7 +110,8 @@ def load_weights(
             from safetensors.torch import load_file
             weights = load_file(path)
         else: weights = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e: raise ValueError(f"checkpoint {shown_path(path)} cannot be read: {str(e).splitlines()[0]}") from None
+    except Exception as e:
+        raise ValueError(f"checkpoint {shown_path(path)} cannot be read: {str(e).splitlines()[0]}") from None
     weights, own = weights.get('state_dict', weights), model.state_dict()
     wrong = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
     wrong += [k for k in weights if k not in own]

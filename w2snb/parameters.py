@@ -100,11 +100,11 @@ def injected_parameters(
     ours = previous.startswith('# Parameters') or previous.startswith(f'{next(iter(Parameters.model_fields))}:')
     return assigned_literals(previous) if ours else {}
 
-# %% ../nbs/05b_parameters.ipynb #50e804ca
+# %% ../nbs/05b_parameters.ipynb #71a5c67b
 def notebook_parameters(
     namespace: dict, # `globals()` of the notebook, below its parameters cell
 ) -> dict: # names and values for `experiments.run`
-    "The parameters of a notebook's run, every name and value checked; papermill's own cell may add parameters of the method."
+    "The parameters of a notebook's run, every name and value checked; the cell may add parameters of the method."
     injected = injected_parameters(namespace.get('In') or [])
     listed = {k: namespace[k] for k in Parameters.model_fields if k in namespace}
     given = {k: v for k, v in (listed | injected).items() if v is not None}

@@ -64,7 +64,7 @@ class Task:
     stats: dict # pixel mean and standard deviation
     key: str # of the content
 
-# %% ../nbs/05c_runs.ipynb #c1aae9af
+# %% ../nbs/05c_runs.ipynb #9a51cf1c
 def _parts(config: Config, pool: ImageSet) -> dict:
     "Indices of the teacher's gold labels, the student's images and the validation images."
     sizes = dict(validation=config.validation, gold=config.gold, student=config.train_size)
@@ -83,7 +83,8 @@ def load_task(
         test, pool = everything[:config.test], everything[config.test:]
     else: pool, test = load_images(config.dataset, 'train', data), load_images(config.dataset, 'test', data)
     if pool.classes != test.classes:
-        raise ValueError(f"{config.dataset}: training and test images have different classes ({len(pool.classes)} and {len(test.classes)})")
+        counts = f"{len(pool.classes)} and {len(test.classes)}"
+        raise ValueError(f"{config.dataset}: training and test images have different classes ({counts})")
     there = lambda a: torch.from_numpy(np.array(a)).to(device)
     parts = {k: there(v) for k, v in _parts(config, pool).items()}
     return Task(there(pool.x), there(pool.y), there(test.x), there(test.y), parts, pool.classes,
@@ -102,7 +103,7 @@ def _added_source(thing) -> str | None:
     try: return inspect.getsource(thing)
     except (OSError, TypeError): return repr(thing)
 
-# %% ../nbs/05c_runs.ipynb #e67fb3e7
+# %% ../nbs/05c_runs.ipynb #948192d4
 def check_runnable(config: Config, task: Task):
     "Raise `ValueError` with one sentence if a network or the loss cannot work on these images."
     for name in {config.teacher, config.student}:
@@ -112,8 +113,8 @@ def check_runnable(config: Config, task: Task):
             raise ValueError(f"network {name} does not take images of {size}: {str(e).splitlines()[0]}") from None
         if logits.shape != (2, len(task.classes)):
             raise ValueError(f"network {name} gives {list(logits.shape)} for 2 images and {len(task.classes)} classes")
-    method, some = get_method(config.method), torch.zeros(2, len(task.classes))
-    params = {k: v for k, v in config.method_params.items() if k != 'ramp_fraction'} if method.schedule else config.method_params
+    method, some, params = get_method(config.method), torch.zeros(2, len(task.classes)), config.method_params
+    if method.schedule: params = method.schedule(1., params)
     method_loss(config.method, some, some.clone(), torch.zeros(2, dtype=torch.int64), **params)
 
 # %% ../nbs/05c_runs.ipynb #51168266
@@ -175,7 +176,7 @@ def _student_fit(run: Run, id: str, teacher: Fit) -> Fit:
         return run.train(model, index, objective, c.seed, None, method.clock, f'student ({method.name})')
     return shared_fit(run.store, id, build, make, run.forced is not None or not method.builtin)
 
-# %% ../nbs/05c_runs.ipynb #18c6654a
+# %% ../nbs/05c_runs.ipynb #15f27f66
 def _measure(run: Run, fits: dict) -> tuple[dict, dict]:
     "Metrics and packed hits of all networks of a run."
     c, t = run.config, run.task
@@ -188,20 +189,23 @@ def _measure(run: Run, fits: dict) -> tuple[dict, dict]:
     m |= {f'{k}_effective_classes': effective_classes(logits) for k, logits in say.items()}
     if len(v): m |= {f'{k}_validation': accuracy(said(f, v), t.y[v]) for k, f in fits.items()}
     m |= dict(
-        pgr=pgr(m['teacher'], m['student'], m['ceiling']) if c.supervision == 'teacher' else None,  # no gap is recovered where labels are seen
+        # where the student sees labels, no gap is recovered: what counts there is gain_over_alone
+        pgr=pgr(m['teacher'], m['student'], m['ceiling']) if c.supervision == 'teacher' else None,
         gain_over_teacher=m['student'] - m['teacher'], gain_over_alone=m['student'] - m['student_alone'],
-        agreement=agreement(say['student'], say['teacher']), teacher_on_student_images=accuracy(said(fits['teacher'], s), t.y[s]),
+        agreement=agreement(say['student'], say['teacher']),
+        teacher_on_student_images=accuracy(said(fits['teacher'], s), t.y[s]),
         test_images=len(t.test_y), student_images=len(s), gold_labels=len(t.parts['gold']))
     return m, {k: pack_hits(hits(logits, t.test_y)) for k, logits in say.items()}
 
-# %% ../nbs/05c_runs.ipynb #1f700308
+# %% ../nbs/05c_runs.ipynb #27026a25
 def _status(diverged: list, metrics: dict, params: dict, classes: int) -> tuple[str, str]:
     "How the run ended, and one sentence if not well."
     if diverged:
         return 'diverged', f"diverged: the loss of the {diverged[-1].replace('_', ' ')} stopped being finite; try a lower lr"
     said, of, could = (metrics[f'{k}_effective_classes'] for k in ('student', 'teacher', 'ceiling'))
     if said >= of / 2: return 'ok', ''
-    votes = {'tau', 'alpha'} & set(params) and could > classes / 2  # the loss has a self-term, and true labels do teach this network
+    # its own vote, if the loss has such a term and true labels do teach this network
+    votes = {'tau', 'alpha'} & set(params) and could > classes / 2
     advice = ("a smaller tau or alpha, a ramp (ramp_fraction) or a surer teacher keeps its own vote from winning" if votes
               else "it has learned too little: try more epochs or another lr")
     return 'collapsed', f"collapsed: the student says {said:.1f} classes where the teacher says {of:.1f}; {advice}"
@@ -210,7 +214,7 @@ def _history(fits: dict) -> dict:
     "Lists per epoch of all networks, named <role>_<quantity>; the weight histogram keeps its name."
     return {k if k == 'weight_histogram' else f'{role}_{k}': v for role, f in fits.items() for k, v in f.history.items()}
 
-# %% ../nbs/05c_runs.ipynb #a06cd350
+# %% ../nbs/05c_runs.ipynb #5e61a9f1
 def compute(
     run: Run,
     id: str, # of `run_id`
@@ -219,10 +223,10 @@ def compute(
     start, about, c = time.perf_counter(), provenance(run.device), run.config
     check_runnable(c, run.task)
     both = c.supervision == 'teacher+labels'
-    fits = dict(teacher=_labelled_fit(run, c.teacher, 'gold', c.teacher_seed, 'teacher', 'teacher'))
-    fits['ceiling'] = _labelled_fit(run, c.student, 'student', c.seed, 'student', 'student alone = ceiling' if both else 'ceiling')
-    fits['student_alone'] = fits['ceiling'] if both else _labelled_fit(run, c.student, 'gold', c.seed, 'student', 'student alone')
-    fits['student'] = _student_fit(run, id, fits['teacher'])
+    teacher = _labelled_fit(run, c.teacher, 'gold', c.teacher_seed, 'teacher', 'teacher')
+    ceiling = _labelled_fit(run, c.student, 'student', c.seed, 'student', 'student alone = ceiling' if both else 'ceiling')
+    alone = ceiling if both else _labelled_fit(run, c.student, 'gold', c.seed, 'student', 'student alone')
+    fits = dict(teacher=teacher, ceiling=ceiling, student_alone=alone, student=_student_fit(run, id, teacher))
     metrics, correct = _measure(run, fits)
     status, message = _status([k for k, f in fits.items() if f.diverged], metrics, c.method_params, len(run.task.classes))
     return Record(

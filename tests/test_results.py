@@ -1,0 +1,30 @@
+"""Committed records are what the present code would compute and name."""
+import pytest
+
+from conftest import ROOT
+from w2snb.core import resolve_device
+from w2snb.experiments import EXPERIMENTS, resolve, run
+from w2snb.records import read_records
+from w2snb.runs import load_task, run_id
+
+FILES = sorted((ROOT / "reports" / "results").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def test_ids_are_those_of_the_present_code(path):
+    records = read_records(path)
+    tasks = {}
+    for r in records:
+        config = resolve(r.experiment, r.method, r.seed, **{k: v for k, v in r.params["method_params"].items() if v is not None})
+        place = (config.dataset, config.gold, config.teacher_seed)
+        if place not in tasks:
+            tasks[place] = load_task(config, resolve_device("cpu"))
+        assert run_id(config, tasks[place]) == r.id
+    assert len({r.id for r in records}) == len(records)
+    assert len({r.provenance["commit"] for r in records}) == 1 and "+changes" not in records[0].provenance["commit"]
+
+
+def test_metrics_are_those_of_the_present_code(tmp_path):
+    keys = run("digits", epochs=1, train_size=100, store=tmp_path, device="cpu", progress=False).metrics.keys()
+    for path in FILES:
+        assert all(r.metrics.keys() == keys for r in read_records(path) if r.experiment in EXPERIMENTS)
