@@ -90,7 +90,7 @@ def load_task(
     return Task(there(pool.x), there(pool.y), there(test.x), there(test.y), parts, pool.classes,
                 DATASETS[config.dataset], content_hash([pool.key, test.key]))
 
-# %% ../nbs/05c_runs.ipynb #275ddc9a
+# %% ../nbs/05c_runs.ipynb #924f41fe
 def run_id(config: Config, task: Task) -> str:
     "16 hexadecimal digits; the same wherever the run is computed."
     added = {n: t for n in (config.teacher, config.student) if (t := _added_source(NETWORKS.get(n)))}
@@ -99,9 +99,11 @@ def run_id(config: Config, task: Task) -> str:
 
 def _added_source(thing) -> str | None:
     "The source of what is not part of the package; None for what is."
-    if thing is None or thing.__module__.startswith('w2snb.'): return None
+    if thing is None or (thing.__module__ or '').startswith('w2snb.'): return None
     try: return inspect.getsource(thing)
-    except (OSError, TypeError): return repr(thing)
+    except (OSError, TypeError):  # typed into a bare interpreter
+        code = thing.__code__
+        return repr((code.co_code, code.co_consts, code.co_names))
 
 # %% ../nbs/05c_runs.ipynb #948192d4
 def check_runnable(config: Config, task: Task):
