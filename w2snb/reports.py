@@ -25,7 +25,7 @@ from .experiments import EXPERIMENTS, published, resolve
 from .losses import METHODS
 from .records import Record
 
-# %% ../nbs/13_reports.ipynb #1b5d2e2f
+# %% ../nbs/13_reports.ipynb #a92ca1ef
 ROLES = dict(teacher='teacher', student_alone='student alone', student='student', ceiling='ceiling')  # column -> name shown
 COLORS = dict(zip(ROLES, [sns.color_palette('colorblind')[i] for i in (1, 2, 0, 7)]))
 PRINTED = dict(acd='AdaptConf', aug_conf='AugConf', kd='KD')  # names in tables, as the papers print them
@@ -33,7 +33,7 @@ PRINTED = dict(acd='AdaptConf', aug_conf='AugConf', kd='KD')  # names in tables,
 def set_style():
     "Figures as in all our notebooks: small, with a light grid, the same bytes every time."
     sns.set_theme('paper', 'whitegrid', 'colorblind', rc={'figure.figsize': (5, 3), 'svg.hashsalt': 'w2snb'})
-    pd.set_option('display.width', 120)
+    pd.set_option('display.width', 120, 'display.max_colwidth', None)
 
 # %% ../nbs/13_reports.ipynb #6157a270
 def records_to_frame(

@@ -90,7 +90,7 @@ def load_task(
     return Task(there(pool.x), there(pool.y), there(test.x), there(test.y), parts, pool.classes,
                 DATASETS[config.dataset], content_hash([pool.key, test.key]))
 
-# %% ../nbs/05c_runs.ipynb #924f41fe
+# %% ../nbs/05c_runs.ipynb #ebdc2239
 def run_id(config: Config, task: Task) -> str:
     "16 hexadecimal digits; the same wherever the run is computed."
     added = {n: t for n in (config.teacher, config.student) if (t := _added_source(NETWORKS.get(n)))}
@@ -98,12 +98,14 @@ def run_id(config: Config, task: Task) -> str:
     return content_hash(dict(config=config.plain(), data=task.key, versions=RESULT_VERSION, added=added))
 
 def _added_source(thing) -> str | None:
-    "The source of what is not part of the package; None for what is."
+    "What a user's function does, or a user's class says; None for what is part of the package."
     if thing is None or (thing.__module__ or '').startswith('w2snb.'): return None
-    try: return inspect.getsource(thing)
-    except (OSError, TypeError):  # typed into a bare interpreter
-        code = thing.__code__
-        return repr((code.co_code, code.co_consts, code.co_names))
+    return _code_text(thing.__code__) if hasattr(thing, '__code__') else inspect.getsource(thing)
+
+def _code_text(code) -> str:
+    "A function's instructions and constants: unlike its source text, always at hand."
+    constants = [_code_text(c) if hasattr(c, 'co_code') else c for c in code.co_consts]
+    return repr((code.co_code, code.co_names, constants))
 
 # %% ../nbs/05c_runs.ipynb #948192d4
 def check_runnable(config: Config, task: Task):
