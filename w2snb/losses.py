@@ -55,7 +55,7 @@ class Method:
 METHODS: dict[str, Method] = {}
 ALIASES = dict(adapt_conf='acd')
 
-# %% ../nbs/01_losses.ipynb #f7fe8b4e
+# %% ../nbs/01_losses.ipynb #c70d7ead
 def register_method(
     source: str = '', # paper and equation, shown in tables
     needs: tuple = (), # of ('labels', 'features')
@@ -67,7 +67,7 @@ def register_method(
 ):
     "Decorator: make a loss function a method under its own name. Its keyword defaults are its parameters."
     def register(f):
-        own, builtin = _keyword_defaults(f), f.__module__.startswith('w2snb.')
+        own, builtin = _keyword_defaults(f), (f.__module__ or '').startswith('w2snb.')
         METHODS[f.__name__] = Method(f.__name__, f, own | schedule_params, frozenset(needs), uses_teacher, schedule,
                                      clock, adapter, source, builtin)
         return f

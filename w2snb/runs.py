@@ -90,7 +90,7 @@ def load_task(
     return Task(there(pool.x), there(pool.y), there(test.x), there(test.y), parts, pool.classes,
                 DATASETS[config.dataset], content_hash([pool.key, test.key]))
 
-# %% ../nbs/05c_runs.ipynb #ebdc2239
+# %% ../nbs/05c_runs.ipynb #ad182ddd
 def run_id(config: Config, task: Task) -> str:
     "16 hexadecimal digits; the same wherever the run is computed."
     added = {n: t for n in (config.teacher, config.student) if (t := _added_source(NETWORKS.get(n)))}
@@ -100,18 +100,21 @@ def run_id(config: Config, task: Task) -> str:
 def _added_source(thing) -> str | None:
     "What a user's function does, or a user's class says; None for what is part of the package."
     if thing is None or (thing.__module__ or '').startswith('w2snb.'): return None
-    return _code_text(thing.__code__) if hasattr(thing, '__code__') else inspect.getsource(thing)
+    if hasattr(thing, '__code__'): return _code_text(thing.__code__)
+    try: return inspect.getsource(thing)
+    except (OSError, TypeError): return repr(thing)  # holds an address: known within this process only
 
 def _code_text(code) -> str:
     "A function's instructions and constants: unlike its source text, always at hand."
     constants = [_code_text(c) if hasattr(c, 'co_code') else c for c in code.co_consts]
     return repr((code.co_code, code.co_names, constants))
 
-# %% ../nbs/05c_runs.ipynb #948192d4
+# %% ../nbs/05c_runs.ipynb #5e0b30ea
 def check_runnable(config: Config, task: Task):
     "Raise `ValueError` with one sentence if a network or the loss cannot work on these images."
     for name in {config.teacher, config.student}:
-        try: logits = predict(build_model(name, len(task.classes)).to(task.x.device), task.x[:2], task.stats)
+        with seeded(config.seed, 'student'): model = build_model(name, len(task.classes)).to(task.x.device)
+        try: logits = predict(model, task.x[:2], task.stats)
         except RuntimeError as e:
             size = 'x'.join(map(str, task.x.shape[1:]))
             raise ValueError(f"network {name} does not take images of {size}: {str(e).splitlines()[0]}") from None
