@@ -197,8 +197,9 @@ def stale_modules(
         if code != [c for c in cells if c]: stale.append(name)
     return stale
 
-# %% ../nbs/00_core.ipynb #f46973f5
-RESULT_VERSION = dict(data=1, train=1)  # raised when a change to a part alters results: finished runs are then redone
+# %% ../nbs/00_core.ipynb #1ad8047a
+# raised when a change to a part alters results: finished runs are then redone
+RESULT_VERSION = dict(data=1, train=1, metrics=1)
 
 def _commit(root) -> str | None:
     "Commit of the project, with '+changes' if the code differs from it; None outside git."
@@ -208,8 +209,10 @@ def _commit(root) -> str | None:
     if head.returncode: return None
     return head.stdout.strip() + ('+changes' if changed.stdout.strip() else '')
 
-# %% ../nbs/00_core.ipynb #a05b7964
-CODE = ('core', 'data', 'losses', 'models', 'train', 'evaluate', 'runs', 'experiments')  # modules that can change a result
+# %% ../nbs/00_core.ipynb #6c729469
+# modules that can change a result
+CODE = ('core', 'methods', 'imitation', 'confidence', 'divergences', 'features', 'data', 'models', 'train', 'evaluate', 'runs',
+        'experiments')
 
 @functools.cache
 def code_hashes() -> dict: # module -> hash of its text, as of the first call

@@ -19,7 +19,7 @@ from .records import Record, Store
 from .runs import Config, Run, compute, load_task, run_id
 from .train import RECIPES
 
-# %% ../nbs/11_experiments.ipynb #d5c069f2
+# %% ../nbs/11_experiments.ipynb #024b7687
 @dataclass(frozen=True)
 class Experiment:
     "A dataset, a weak and a strong network, and what the strong one may see."
@@ -33,6 +33,7 @@ class Experiment:
     gold: int | None = None # true labels the teacher is fitted on; None: those of all the student's images
     validation: int = 0 # images kept for choosing settings
     test: int | None = None # test images cut off the set; None: the dataset has a test split
+    train_size: int | None = None # the student's images; None: all that are left
     method_params: dict = field(default_factory=dict) # method -> parameters that differ from the method's defaults
     about: str = ''
 
@@ -43,7 +44,7 @@ def register_experiment(experiment: Experiment) -> Experiment:
     EXPERIMENTS[experiment.name] = experiment
     return experiment
 
-# %% ../nbs/11_experiments.ipynb #d4c78c44
+# %% ../nbs/11_experiments.ipynb #66e51163
 GOLD = (10, 20, 50, 100, 200, 400)  # numbers of gold labels for the curve
 
 DIGITS = register_experiment(Experiment(
@@ -57,10 +58,15 @@ for n in GOLD:
         register_experiment(replace(DIGITS, name=f'digits-{n}_labels', gold=n, about=f'digits with {n} gold labels'))
 
 register_experiment(Experiment(
+    'digits-cnn_from_cnn', 'digits', 'digits_small_cnn', 'digits_cnn', 'digits_few', supervision='teacher+labels',
+    heard='view', train_size=100, validation=200, test=500,
+    about='100 labelled digits for both, a narrow convolutional teacher: the small twin of the CIFAR pairs'))
+
+register_experiment(Experiment(
     'cifar100-resnet56_from_resnet20', 'cifar100', 'resnet20', 'resnet56', 'crd', supervision='teacher+labels',
     heard='view', about='CIFAR-100, first pair of Guo et al. 2024'))
 
-# %% ../nbs/11_experiments.ipynb #adfefea8
+# %% ../nbs/11_experiments.ipynb #894507ea
 def resolve(
     experiment: str = 'digits', # a key of `EXPERIMENTS`
     method: str = 'acd', # a key of losses.METHODS
@@ -71,7 +77,7 @@ def resolve(
     said, own = check_parameters(experiment=experiment, method=method, seed=seed, **overrides)
     e, m = EXPERIMENTS[check_choice(said.experiment, EXPERIMENTS, 'experiment')], get_method(said.method)
     def pick(name): return getattr(e, name) if getattr(said, name) is None else getattr(said, name)
-    _check_method(m, pick('supervision'))
+    _check_method(m, pick('supervision'), e.heard)
     recipe = check_choice(pick('recipe'), RECIPES, 'recipe')
     changes = {k: getattr(said, k) for k in ('epochs', 'lr') if getattr(said, k) is not None}
     return Config(
@@ -79,11 +85,13 @@ def resolve(
         seed=said.seed, teacher_seed=said.seed if said.teacher_seed is None else said.teacher_seed,
         supervision=pick('supervision'), heard=e.heard, teacher=check_network(pick('teacher')),
         student=check_network(pick('student')), recipe=recipe, training=replace(RECIPES[recipe], **changes), gold=e.gold,
-        validation=e.validation, test=e.test, train_size=said.train_size, precision=said.precision or 'fp32')
+        validation=e.validation, test=e.test, train_size=pick('train_size'), precision=said.precision or 'fp32')
 
-def _check_method(m: Method, supervision: str):
+def _check_method(m: Method, supervision: str, heard: str):
     "Refuse methods that cannot work with what the student may see."
-    if 'features' in m.needs: raise ValueError(f"method {m.name} needs features, which experiments cannot give yet")
+    if 'features' in m.needs and (supervision, heard) != ('teacher+labels', 'view'):
+        raise ValueError(f"method {m.name} compares features on every view and trains no classifier: it needs true labels beside "
+                         "it and a teacher that sees the views, as in experiment digits-cnn_from_cnn")
     if supervision == 'teacher' and not m.uses_teacher:
         raise ValueError(f"method {m.name} learns from true labels only, and under supervision 'teacher' there are none: "
                          "use hard_ce, or supervision='teacher+labels'")

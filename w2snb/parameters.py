@@ -6,20 +6,20 @@
 __all__ = ['METHOD_PARAMETERS', 'Parameters', 'check_parameters', 'assigned_literals', 'injected_parameters',
            'notebook_parameters']
 
-# %% ../nbs/05b_parameters.ipynb #e85c6d1a
+# %% ../nbs/05b_parameters.ipynb #17b17c1c
 import ast, difflib, os
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from .losses import check_params, get_method
+from .losses import check_params, get_method, method_and_preset
 
-# %% ../nbs/05b_parameters.ipynb #d17f2399
+# %% ../nbs/05b_parameters.ipynb #25d98f4d
 class Parameters(BaseModel):
     "What may be said about a run. None: the default of the experiment or the method."
     model_config = ConfigDict(extra='forbid', allow_inf_nan=False)
     experiment: str = Field('digits', description='a name from experiments.EXPERIMENTS')
-    method: str = Field('acd', description='a loss from losses.METHODS')
+    method: str = Field('acd', description='a loss from losses.METHODS, or <loss>:<preset>')
     seed: int = Field(0, ge=0, description='student, batch order and augmentation')
     teacher_seed: int | None = Field(None, ge=0, description='split and teacher; None: the seed')
     supervision: Literal['teacher', 'teacher+labels'] | None = Field(None, description='what the student may see')
@@ -28,7 +28,7 @@ class Parameters(BaseModel):
     recipe: str | None = Field(None, description='a name from train.RECIPES')
     T: float | None = Field(None, gt=0, description='softmax temperature')
     tau: float | None = Field(None, gt=0, description='temperature of the adaptive weight')
-    alpha: float | None = Field(None, ge=0, le=1, description="weight of the student's own prediction")
+    alpha: float | None = Field(None, ge=0, description="weight of the student's own prediction")
     beta: float | None = Field(None, ge=0, description='second weight of a method that has one')
     eps: float | None = Field(None, ge=0, le=1, description='smoothing of the teacher')
     epochs: int | None = Field(None, ge=1, description="passes over the student's images")
@@ -46,7 +46,7 @@ class Parameters(BaseModel):
 
 METHOD_PARAMETERS = ('T', 'tau', 'alpha', 'beta', 'eps')  # belong to the loss; a method may have others of its own
 
-# %% ../nbs/05b_parameters.ipynb #0440d648
+# %% ../nbs/05b_parameters.ipynb #9ed98022
 def _refuse_names(given: dict, method_names: set):
     "Refuse names that are neither parameters of a run nor of its method."
     known = set(Parameters.model_fields) | method_names
@@ -62,7 +62,7 @@ def check_parameters(
     given = {k: v for k, v in given.items() if v is not None}
     name = given.get('method', Parameters.model_fields['method'].default)
     _refuse_names(given, _own_names(name))
-    method = get_method(name)
+    method, preset = method_and_preset(name)
     run = {k: v for k, v in given.items() if k in Parameters.model_fields}
     try: parameters = Parameters(**run | dict(method=method.name))
     except ValidationError as e:
@@ -70,11 +70,11 @@ def check_parameters(
         raise ValueError(f"{first['loc'][0]}={first['input']!r}: {first['msg'][0].lower() + first['msg'][1:]}") from None
     own = {k: getattr(parameters, k, v) for k, v in given.items()
            if k in METHOD_PARAMETERS or k not in Parameters.model_fields}
-    return parameters, check_params(method, own)
+    return parameters, preset | check_params(method, own)
 
 def _own_names(method: str) -> set:
     "Parameters of a method, none if there is no such method."
-    try: return set(get_method(method).params)
+    try: return set(get_method(str(method).partition(':')[0]).params)
     except ValueError: return set()
 
 # %% ../nbs/05b_parameters.ipynb #d8616af3

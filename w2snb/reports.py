@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'COLORS', 'PRINTED', 'set_style', 'records_to_frame', 'setting', 'run_table', 'verdict', 'plot_training',
-           'plot_weights', 'stacked_hits', 'summarize', 'percent_table', 'to_markdown', 'paired_difference',
-           'plot_label_curve', 'save_figure']
+           'plot_weights', 'stacked_hits', 'summarize', 'percent_table', 'to_markdown', 'paired_difference', 'compare',
+           'plot_differences', 'plot_label_curve', 'save_figure']
 
-# %% ../nbs/13_reports.ipynb #0072bd70
+# %% ../nbs/13_reports.ipynb #3698dbec
 import io
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,11 +19,12 @@ import seaborn as sns
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import MaxNLocator
 
-from .core import write_atomic
-from .evaluate import Interval, pgr_interval, two_way
+from .core import check_choice, write_atomic
 from .experiments import EXPERIMENTS, published, resolve
+from .intervals import Interval, holm, p_value, pgr_interval, two_way
 from .losses import METHODS
 from .records import Record
+from .train import weight_range
 
 # %% ../nbs/13_reports.ipynb #a92ca1ef
 ROLES = dict(teacher='teacher', student_alone='student alone', student='student', ceiling='ceiling')  # column -> name shown
@@ -45,13 +46,14 @@ def records_to_frame(
         return settings | r.params['method_params'] | r.metrics | r.model_dump(include={'id', 'status', 'message', 'seconds'})
     return pd.DataFrame([row(r) for r in records])
 
-# %% ../nbs/13_reports.ipynb #eadd1582
+# %% ../nbs/13_reports.ipynb #189b06ef
 def setting(
     record: Record,
 ) -> str: # e.g. 'AdaptConf(tau=8)'
     "A run's method as tables print it, with the parameters that differ from the method's own defaults."
     own = METHODS[record.method].params if record.method in METHODS else {}
-    said = [f'{k}={v:g}' for k, v in record.params['method_params'].items() if v != own.get(k)]
+    said = [f'{k}={v:g}' if isinstance(v, (int, float)) and not isinstance(v, bool) else f'{k}={v}'
+            for k, v in record.params['method_params'].items() if v != own.get(k)]
     return PRINTED.get(record.method, record.method) + (f"({', '.join(said)})" if said else '')
 
 # %% ../nbs/13_reports.ipynb #774f9818
@@ -119,14 +121,15 @@ def plot_training(
     ax.legend()
     return ax
 
-# %% ../nbs/13_reports.ipynb #1a9e0295
+# %% ../nbs/13_reports.ipynb #fbd7a26c
 def plot_weights(
     record: Record, # of a method with an adaptive weight
     ax=None,
 ):
     "The histogram of the adaptive weight, epoch by epoch."
     ax, shares = ax or plt.gca(), np.array(record.history['weight_histogram'], float)  # [epochs, 20]
-    image = ax.imshow(100 * shares.T, origin='lower', aspect='auto', extent=(.5, len(shares) + .5, 0, .5),
+    top = weight_range(record.params['method_params'])
+    image = ax.imshow(100 * shares.T, origin='lower', aspect='auto', extent=(.5, len(shares) + .5, 0, top),
                       norm=PowerNorm(.4, 0, 100))
     ax.set(xlabel='epoch', ylabel='weight of the self-term', title=f'adaptive weight, {setting(record)}, seed {record.seed}')
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -144,7 +147,7 @@ def stacked_hits(
         raise ValueError("two records of one seed: select one setting per method first")
     return {role: np.stack([r.hits(role) for r in records]) for role in ROLES}
 
-# %% ../nbs/13_reports.ipynb #48cdd312
+# %% ../nbs/13_reports.ipynb #d57a98f0
 def _row(records: list) -> dict:
     "One experiment and method over its seeds: intervals, fractions."
     h = stacked_hits(records)
@@ -159,13 +162,18 @@ def summarize(
     records: Iterable[Record],
     name: Callable = setting, # record -> name of its row; a row has one run per seed
     title: str = 'method', # of the names
-) -> pd.DataFrame: # a row per name; cells are `evaluate.Interval`, 'no gap', or None where there is nothing
+) -> pd.DataFrame: # a row per name; cells are `intervals.Interval`, 'no gap', or None where there is nothing
     "Intervals over seeds and test images, one row per name, in alphabetical order."
+    groups = _grouped(records, name)
+    return pd.DataFrame([_row(rows) for rows in groups.values()], index=pd.Index(groups, name=title))
+
+def _grouped(records: Iterable[Record], name: Callable) -> dict:
+    "Records under their names, in alphabetical order."
     groups = {}
     for r in records: groups.setdefault(name(r), []).append(r)
-    return pd.DataFrame([_row(groups[k]) for k in sorted(groups)], index=pd.Index(sorted(groups), name=title))
+    return {k: groups[k] for k in sorted(groups)}
 
-# %% ../nbs/13_reports.ipynb #e5ec8166
+# %% ../nbs/13_reports.ipynb #da0f9678
 def percent_table(
     summary: pd.DataFrame, # of `summarize`
     digits: int = 1,
@@ -173,6 +181,7 @@ def percent_table(
     "A summary as shown: percent with 95 % intervals, '-' where there is nothing."
     def shown(v):
         if isinstance(v, Interval): return v.percent(digits)
+        if isinstance(v, float): return f'{v:.3f}'  # a p-value
         return '-' if v is None else str(v)
     return summary.map(shown)
 
@@ -184,15 +193,47 @@ def to_markdown(
     rows = [flat.columns, ['---'] * flat.shape[1], *flat.itertuples(index=False)]
     return '\n'.join('| ' + ' | '.join(map(str, r)) + ' |' for r in rows)
 
-# %% ../nbs/13_reports.ipynb #1036fdf9
+# %% ../nbs/13_reports.ipynb #b3b4eca7
 def paired_difference(
     a: list, # records of one method, one per seed
     b: list, # records of another, under the same seeds
 ) -> Interval:
     "Accuracy of the students of `a` minus those of `b`, with the two-way interval of the paired difference."
+    return two_way(_paired_hits(a, b), lambda x: x['a'] - x['b'])
+
+def _paired_hits(a: list, b: list) -> dict:
+    "Hits of the students of both, seeds in order."
     if sorted(r.seed for r in a) != sorted(r.seed for r in b): raise ValueError("paired records need the same seeds")
-    h = dict(a=stacked_hits(a)['student'], b=stacked_hits(b)['student'])
-    return two_way(h, lambda x: x['a'] - x['b'])
+    return dict(a=stacked_hits(a)['student'], b=stacked_hits(b)['student'])
+
+# %% ../nbs/13_reports.ipynb #7db0aa1c
+def compare(
+    records: Iterable[Record],
+    baseline: str, # name of the row all others are held against
+    name: Callable = setting, # record -> name of its row
+    title: str = 'method',
+) -> pd.DataFrame: # a row per other name: paired difference of the students, p, p after Holm, n seeds
+    "Every row against the baseline, paired on seeds and test images."
+    groups = _grouped(records, name)
+    reference, column = groups.pop(check_choice(baseline, groups, 'baseline')), f'student - {baseline}'
+    p = {k: p_value(_paired_hits(rows, reference), lambda x: x['a'] - x['b']) for k, rows in groups.items()}
+    adjusted = holm(p)
+    return pd.DataFrame([{column: paired_difference(rows, reference), 'p': p[k], 'p (Holm)': adjusted[k], 'n': len(rows)}
+                         for k, rows in groups.items()], index=pd.Index(groups, name=title))
+
+def plot_differences(
+    table: pd.DataFrame, # of `compare`
+    ax=None,
+):
+    "Differences to the baseline with their intervals, the largest on top; filled where Holm's p is below .05."
+    ax, column = ax or plt.gca(), table.columns[0]
+    table = table.sort_values(column, key=lambda c: c.map(lambda i: i.value))
+    for y, (i, p) in enumerate(zip(table[column], table['p (Holm)'])):
+        ax.plot([100 * i.low, 100 * i.high], [y, y], color=COLORS['student'], lw=1)
+        ax.plot(100 * i.value, y, 'o', ms=5, color=COLORS['student'], mfc=COLORS['student'] if p < .05 else 'white')
+    ax.axvline(0, color='0.4', lw=.8)
+    ax.set(yticks=range(len(table)), yticklabels=table.index, xlabel=f"{column} (points), n = {table['n'].iloc[0]} seeds")
+    return ax
 
 # %% ../nbs/13_reports.ipynb #f68c30c9
 def plot_label_curve(
