@@ -2,15 +2,22 @@
 import json
 import os
 import warnings
+from dataclasses import replace
 
 import pytest
+import torch
 from torch import nn
 
-from w2snb.experiments import run, run_many
-from w2snb.models import NETWORKS
+from w2snb.core import resolve_device
+from w2snb.experiments import resolve, run, run_many
+from w2snb.losses import METHODS, get_method
+from w2snb.models import NETWORKS, build_model
 from w2snb.records import Store, parse_record
+from w2snb.runs import feature_objective, load_task
+from w2snb.train import WeakObjective
 
 SHORT = dict(epochs=2, train_size=200, device="cpu", progress=False)
+TINY = SHORT | dict(epochs=1, train_size=64)
 
 
 def test_runs_of_one_seed_are_paired(tmp_path):
@@ -143,7 +150,7 @@ def test_real_images_end_to_end(tmp_path):
 def test_an_edited_loss_is_not_silently_skipped(tmp_path, monkeypatch):
     run("digits", store=tmp_path, **SHORT)
     monkeypatch.setattr("w2snb.core.code_hashes", lambda: {"losses": "edited"})
-    with pytest.warns(UserWarning, match="computed before .*losses.* changed; force=True"):
+    with pytest.warns(UserWarning, match="computed before .*imitation.* changed; force=True"):
         run("digits", store=tmp_path, **SHORT)
 
 
@@ -190,3 +197,53 @@ def test_a_crash_after_training_does_not_lose_the_student(tmp_path, monkeypatch)
     again = run("digits", store=tmp_path, **SHORT)
     assert (again.metrics, again.history, again.correct) == (record.metrics, record.history, record.correct)
     assert not (tmp_path / "fits" / f"{record.id}.safetensors").exists()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_where_it_can(method, store):
+    """On digits if a teacher's word is enough, else refused; with features and labels on its twin."""
+    m = METHODS[method]
+    if m.features or not m.uses_teacher:
+        with pytest.raises(ValueError, match=method):
+            run("digits", method, **TINY)
+    else:
+        assert run("digits", method, **TINY).status in ("ok", "collapsed")
+    assert run("digits-cnn_from_cnn", method, **TINY).metrics["pgr"] is None
+
+
+def test_a_feature_run_is_repeatable_and_paired(tmp_path):
+    """Same bytes twice; the adapter takes nothing from the streams of the student, the order and the augmentation."""
+    twice = [run("digits-cnn_from_cnn", "fitnet", store=tmp_path / n, **TINY) for n in "ab"]
+    assert twice[0].metrics == twice[1].metrics and twice[0].history == twice[1].history
+    assert twice[0].history["student_lr"] and twice[0].metrics["student"] != twice[0].metrics["student_alone"]
+    config = resolve("digits-cnn_from_cnn", "reviewkd", train_size=64)
+    task = load_task(config, resolve_device("cpu"))
+    networks = [build_model(n, 10) for n in (config.student, config.teacher)]
+    views = torch.rand(2, 1, 8, 8)
+    before = torch.get_rng_state()
+    objective = feature_objective(config, *networks, task.y, views)
+    assert torch.equal(before, torch.get_rng_state())
+    assert sum(p.numel() for p in objective.adapter.parameters()) > 0
+
+
+def test_labels_reach_a_loss_that_takes_them(tmp_path):
+    """dkd takes the teacher's class where the student may not see labels, and the true class where it may."""
+    seen = []
+    objective = lambda labels: WeakObjective(replace(get_method("dkd"), loss=lambda s, t, labels, **p: seen.append(labels) or s.sum()), {}, torch.zeros(4, 3), labels)
+    index = torch.tensor([2, 0])
+    objective(None)(torch.zeros(2, 3), index, None, 0.0)
+    objective(torch.tensor([0, 1, 2, 0]))(torch.zeros(2, 3), index, None, 0.0)
+    assert seen[0] is None and seen[1].tolist() == [2, 0]
+
+
+def test_a_linear_teacher_has_no_maps(store):
+    with pytest.raises(ValueError, match="no maps"):
+        run("digits-cnn_from_cnn", "fitnet", teacher="digits_linear", **TINY)
+
+
+def test_a_preset_is_a_setting(store):
+    config = resolve("digits", "acd:few_shot_meta")
+    assert config.method == "acd" and {k: config.method_params[k] for k in ("T", "tau", "ramp_fraction")} == dict(T=10.0, tau=0.25, ramp_fraction=0.25)
+    assert resolve("digits", "acd:few_shot_meta", tau=1.0).method_params["tau"] == 1.0
+    with pytest.raises(ValueError, match="did you mean few_shot_meta"):
+        resolve("digits", "acd:few_shot_mata")

@@ -26,16 +26,16 @@ def _cell_text(cell) -> list[str]:
     echo = not cell.source.startswith('#| echo: false')
     return ([f'```python\n{cell.source}\n```'] if echo else []) + [t for o in cell.outputs if (t := _output_text(o))]
 
-# %% ../nbs/14_docs.ipynb #2a51f950
+# %% ../nbs/14_docs.ipynb #bce42653
 def to_readme(
     notebook, # nbformat notebook with outputs
 ) -> str: # Markdown
     "A notebook as the README of the project one folder up."
     text = '\n\n'.join(block for cell in notebook.cells for block in _cell_text(cell)) + '\n'
     text = text.replace('](../', '](').replace('src="../', 'src="')
-    return re.sub(r'\]\((\w+\.ipynb)\)', r'](nbs/\1)', text)
+    return re.sub(r'\]\(([\w/]+\.ipynb)\)', r'](nbs/\1)', text)
 
-# %% ../nbs/14_docs.ipynb #c7a7b2a4
+# %% ../nbs/14_docs.ipynb #516f02f8
 def execute(
     path, # a notebook
     **environment: str, # variables for its kernel
@@ -53,8 +53,9 @@ def execute(
     return notebook
 
 def documented(root: Path) -> list[Path]:
-    "Notebooks whose outputs are stored: all but the one that papermill runs."
-    return [p for p in sorted((root/'nbs').glob('*.ipynb')) if p.name != 'run_experiment.ipynb']
+    "Notebooks whose outputs are stored: all but the one that papermill runs, and the benchmarks, which measure anew."
+    found = sorted((root/'nbs').glob('*.ipynb')) + sorted((root/'nbs'/'reports').glob('*.ipynb'))
+    return [p for p in found if p.name != 'run_experiment.ipynb']
 
 # %% ../nbs/14_docs.ipynb #dc969ad1
 DECIMAL = re.compile(r'-?\d+\.\d*(?:e-?\d+)?|-?\d+e-\d+')

@@ -5,28 +5,23 @@
 # %% auto #0
 __all__ = ['TINY', 'relations', 'rkd', 'FitnetAdapter', 'fitnet', 'Fusion', 'ReviewAdapter', 'context_loss', 'reviewkd']
 
-# %% ../nbs/01d_features.ipynb #cf9c6c02
+# %% ../nbs/01d_features.ipynb #a7047d12
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .methods import register_method
+from .methods import lifted, register_method
 
-# %% ../nbs/01d_features.ipynb #875c9971
-def _lifted(features: Tensor) -> Tensor:
-    "Half precision as float32; finer numbers as they are."
-    return features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
-
-# %% ../nbs/01d_features.ipynb #8298da54
+# %% ../nbs/01d_features.ipynb #24d6ac9e
 TINY = 1e-12  # squared distance up to which two features are the same
 
 def relations(
     features: Tensor, # pooled features [b, d]
 ) -> tuple[Tensor, Tensor]: # distances [b, b] in units of their mean, cosines [b, b, b] of the angle at the first image
     "How the images of a batch lie to each other."
-    f = _lifted(features)
+    f = lifted(features)
     with torch.autocast(f.device.type, enabled=False):  # the product below would be made in half precision
         apart = f[None] - f[:, None]  # from image i to image j [b, b, d]
         square = apart.pow(2).sum(-1)  # [b, b]
@@ -36,25 +31,25 @@ def relations(
         mean = distance.sum() / max(len(f) * (len(f) - 1), 1)
         return distance / mean.clamp(min=TINY), unit @ unit.mT
 
-# %% ../nbs/01d_features.ipynb #e9700d66
+# %% ../nbs/01d_features.ipynb #7d8bfd2d
 def _rkd(student: Tensor, teacher: Tensor, distance: float, angle: float) -> Tensor:  # scalar, of one group
     pairs = zip((distance, angle), relations(student), relations(teacher))
     return sum(weight * F.smooth_l1_loss(s, t.to(s)) for weight, s, t in pairs)
 
-@register_method(source='Park et al. 2019, eq. 3-8', needs=('features',), features='pooled')
+@register_method(source='Park et al. 2019, sec. 3', needs=('features',), features='pooled')
 def rkd(
     student: Tensor, # pooled features [b, d]
     teacher: Tensor, # pooled features [b, d'], a constant
     *,
-    distance: float = 25., # weight of the distances (Park et al. and Guo et al.)
-    angle: float = 50., # weight of the angles
+    distance: float = 25., # weight of the distances (Guo et al. 2024, official code)
+    angle: float = 50., # weight of the angles (same)
     group: int = 64, # images that are compared with each other; memory grows with its cube
 ) -> Tensor: # scalar, mean over the batch
     "Relational distillation: distances and angles among the images as the teacher has them."
     groups = zip(student.split(group), teacher.detach().split(group))
     return sum(len(s) / len(student) * _rkd(s, t, distance, angle) for s, t in groups)
 
-# %% ../nbs/01d_features.ipynb #5a74fdb1
+# %% ../nbs/01d_features.ipynb #b627d413
 def _matched(
     student: list, # maps [b, d, h, w] of the student, adapted
     teacher: list, # maps of the teacher, the same shapes
@@ -65,10 +60,10 @@ def _matched(
         raise ValueError(f"student and teacher must give equally many maps, not {len(student)} and {len(teacher)}")
     for i, (s, t) in enumerate(zip(student, teacher), 1):
         if s.shape != t.shape:
-            raise ValueError(f"stage {i} of {len(student)}: the student's map is {list(s.shape)} and the teacher's {list(t.shape)}; "
-                             f"pass the student's maps through METHODS[{name!r}].adapter first")
-    lifted = [_lifted(s) for s in student]
-    return [(s, t.detach().to(s)) for s, t in zip(lifted, teacher)]
+            shapes = f"the student's map is {list(s.shape)} and the teacher's {list(t.shape)}"
+            raise ValueError(f"stage {i} of {len(student)}: {shapes}; pass the student's maps through METHODS[{name!r}].adapter first")
+    student = [lifted(s) for s in student]
+    return [(s, t.detach().to(s)) for s, t in zip(student, teacher)]
 
 # %% ../nbs/01d_features.ipynb #27da12a2
 def _conv(inputs: int, outputs: int, kernel: int, generator: torch.Generator, bias: bool = False) -> nn.Conv2d:
@@ -111,7 +106,7 @@ def fitnet(
     "The teacher's maps, number by number."
     return sum(F.mse_loss(s, t) for s, t in _matched(student, teacher, 'fitnet'))
 
-# %% ../nbs/01d_features.ipynb #d9eaa52a
+# %% ../nbs/01d_features.ipynb #d38f8085
 class _Norm(nn.BatchNorm2d):
     "Batch normalization that takes one image of one pixel too: it has no variance, so the running averages serve."
     def forward(self, x: Tensor) -> Tensor:
@@ -120,7 +115,14 @@ class _Norm(nn.BatchNorm2d):
 
 class Fusion(nn.Module):
     "One step of a review: a map of the student, joined with what the deeper step left."
-    def __init__(self, student: tuple, teacher: tuple, mid: int, deepest: bool, generator: torch.Generator):
+    def __init__(
+        self,
+        student: tuple, # (d, h, w) of the student's map
+        teacher: tuple, # (d, h, w) of the teacher's
+        mid: int, # channels of what is handed on
+        deepest: bool, # nothing comes from below
+        generator: torch.Generator, # the first weights are drawn from it, on its device
+    ):
         super().__init__()
         self.size, channels = tuple(teacher[1:]), teacher[0]
         self.enter = nn.Sequential(_conv(student[0], mid, 1, generator), _Norm(mid))
@@ -131,7 +133,7 @@ class Fusion(nn.Module):
         bound = 1 / math.sqrt(2 * mid)  # torch's own for a convolution, drawn from `generator`
         for p in (self.gates.weight, self.gates.bias): nn.init.uniform_(p, -bound, bound, generator=generator)
 
-    def forward(self, x: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:  # the adapted map, what is left for the next step
+    def forward(self, x: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:  # adapted map, what is handed on
         x = self.enter(x.to(self.enter[0].weight.dtype))  # [b, mid, h, w]
         if self.gates is not None:
             deeper = F.interpolate(deeper, x.shape[2:])
@@ -163,18 +165,20 @@ class ReviewAdapter(nn.Module):
             adapted.append(y)
         return adapted[::-1]
 
-# %% ../nbs/01d_features.ipynb #10172697
+# %% ../nbs/01d_features.ipynb #ed810e0c
 def context_loss(
     student: Tensor, # map [b, d, h, w]
     teacher: Tensor, # map [b, d, h, w]
 ) -> Tensor: # scalar, mean over images and channels
     "Squared difference of two maps on ever coarser grids, each with half the weight of the one before."
     apart = student - teacher
-    errors = [apart.pow(2).mean()] + [F.adaptive_avg_pool2d(apart, n).pow(2).mean() for n in (4, 2, 1) if n < min(apart.shape[2:])]
+    coarser = [n for n in (4, 2, 1) if n < min(apart.shape[2:])]
+    errors = [x.pow(2).mean() for x in (apart, *(F.adaptive_avg_pool2d(apart, n) for n in coarser))]
     weights = [2. ** -i for i in range(len(errors))]
     return sum(w * e for w, e in zip(weights, errors)) / sum(weights)
 
-@register_method(source='Chen et al. 2021, sec. 3', needs=('features',), features='maps+pooled', adapter=ReviewAdapter)
+@register_method(source='Chen et al. 2021, sec. 3, official code', needs=('features',), features='maps+pooled',
+                 adapter=ReviewAdapter)
 def reviewkd(
     student: list, # maps [b, d, h, w], the pooled feature last as [b, d, 1, 1], adapted to the teacher's shapes
     teacher: list, # the same of the teacher, constants

@@ -188,12 +188,16 @@ def feature_stages(
     raise ValueError(f"network {type(model).__name__} does not say where its features are: "
                      "set its attribute `taps` to models.Stages(names of the modules that give maps, name of the head)")
 
-# %% ../nbs/03_models.ipynb #84a5774c
+# %% ../nbs/03_models.ipynb #2b6f7167
 KINDS = ('maps', 'pooled', 'maps+pooled')  # a list of [b, d, h, w]; one tensor [b, d]; the list, then the tensor as [b, d, 1, 1]
 
 class Taps:
     "The features of a network's last forward pass; changes nothing of what it computes."
-    def __init__(self, model: nn.Module, kind: str = 'maps'):
+    def __init__(
+        self,
+        model: nn.Module, # one that `feature_stages` knows
+        kind: str = 'maps', # one of `KINDS`
+    ):
         self.stages, self.kind, self.seen = feature_stages(model), check_choice(kind, KINDS, 'kind of features'), {}
         self.network, self.channels_last = type(model).__name__, getattr(model, 'output_fmt', '') == 'NHWC'  # of some of timm
         self.names = self.stages.maps * ('maps' in kind) + (self.stages.head,) * ('pooled' in kind)
@@ -212,13 +216,8 @@ class Taps:
             raise ValueError(f"no features of {self.network} yet at {missing[0]!r}: call the network on images, then read")
         pooled = _as_pooled(self.seen[self.stages.head], self.network) if 'pooled' in self.kind else None
         if self.kind == 'pooled': return pooled
-        maps = [self._as_map(name) for name in self.stages.maps]
+        maps = [_as_map(self.seen[n], n, self.network, self.channels_last) for n in self.stages.maps]
         return maps if pooled is None else maps + [pooled[..., None, None]]
-
-    def _as_map(self, name: str) -> Tensor:  # [b, d, h, w]
-        x = self.seen[name]
-        if x.ndim != 4: raise ValueError(f"network {self.network} has no maps: {name!r} gives {list(x.shape)}, not [b, d, h, w]")
-        return x.permute(0, 3, 1, 2) if self.channels_last else x
 
     def remove(self):
         "Stop listening and forget."
@@ -228,7 +227,12 @@ class Taps:
     def __enter__(self): return self
     def __exit__(self, *_): self.remove()
 
-# %% ../nbs/03_models.ipynb #47be8f96
+# %% ../nbs/03_models.ipynb #c40a846d
+def _as_map(x: Tensor, name: str, network: str, channels_last: bool) -> Tensor:  # [b, d, h, w]
+    "What a stage gives, if it is a map."
+    if x.ndim != 4: raise ValueError(f"network {network} has no maps: {name!r} gives {list(x.shape)}, not [b, d, h, w]")
+    return x.permute(0, 3, 1, 2) if channels_last else x
+
 def _as_pooled(x: Tensor, network: str) -> Tensor:  # [b, d]
     "What goes into the head, if it is one feature per image; some heads are convolutions and take [b, d, 1, 1]."
     if x.ndim == 2: return x

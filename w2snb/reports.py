@@ -46,10 +46,10 @@ def records_to_frame(
         return settings | r.params['method_params'] | r.metrics | r.model_dump(include={'id', 'status', 'message', 'seconds'})
     return pd.DataFrame([row(r) for r in records])
 
-# %% ../nbs/13_reports.ipynb #189b06ef
+# %% ../nbs/13_reports.ipynb #dc4b393c
 def setting(
     record: Record,
-) -> str: # e.g. 'AdaptConf(tau=8)'
+) -> str: # e.g. 'AdaptConf(tau=32)'
     "A run's method as tables print it, with the parameters that differ from the method's own defaults."
     own = METHODS[record.method].params if record.method in METHODS else {}
     said = [f'{k}={v:g}' if isinstance(v, (int, float)) and not isinstance(v, bool) else f'{k}={v}'
