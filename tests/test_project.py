@@ -13,7 +13,7 @@ from nbformat import read
 
 from w2snb.docs import to_readme
 
-NOTEBOOKS = "nbs/*.ipynb"
+NOTEBOOKS = "nbs/**/*.ipynb"
 
 
 @pytest.fixture

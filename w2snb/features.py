@@ -49,7 +49,7 @@ def rkd(
     groups = zip(student.split(group), teacher.detach().split(group))
     return sum(len(s) / len(student) * _rkd(s, t, distance, angle) for s, t in groups)
 
-# %% ../nbs/01d_features.ipynb #b627d413
+# %% ../nbs/01d_features.ipynb #0765c3aa
 def _matched(
     student: list, # maps [b, d, h, w] of the student, adapted
     teacher: list, # maps of the teacher, the same shapes
@@ -61,7 +61,8 @@ def _matched(
     for i, (s, t) in enumerate(zip(student, teacher), 1):
         if s.shape != t.shape:
             shapes = f"the student's map is {list(s.shape)} and the teacher's {list(t.shape)}"
-            raise ValueError(f"stage {i} of {len(student)}: {shapes}; pass the student's maps through METHODS[{name!r}].adapter first")
+            raise ValueError(f"stage {i} of {len(student)}: {shapes}; "
+                             f"pass the student's maps through METHODS[{name!r}].adapter first")
     student = [lifted(s) for s in student]
     return [(s, t.detach().to(s)) for s, t in zip(student, teacher)]
 

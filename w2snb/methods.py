@@ -158,7 +158,7 @@ def linear_ramp(
         return p | {name: p[name] * factor}
     return schedule
 
-# %% ../nbs/01_methods.ipynb #47568f7f
+# %% ../nbs/01_methods.ipynb #3f7adc88
 # parameter -> (low, high), or the words it may be; None: no limit
 ALLOWED = dict(
     T=(0, None), tau=(0, None), q=(0, 1), alpha=(0, 1), beta=(0, None), eps=(0, 1), ramp=(0, 1), ramp_fraction=(0, 1),
@@ -176,6 +176,8 @@ def check_params(
         raise ValueError(f"method {method.name} has no parameter {unknown[0]!r}: its parameters are {has}")
     return {k: _check_value(method, k, v) for k, v in params.items()}
 
+
+# %% ../nbs/01_methods.ipynb #372963e4
 def _check_value(method: Method, name: str, value):
     "A value of the type of its default, within what is allowed."
     default, allowed = method.params[name], (ALLOWED | method.allowed).get(name, (None, None))
