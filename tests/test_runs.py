@@ -199,16 +199,22 @@ def test_a_crash_after_training_does_not_lose_the_student(tmp_path, monkeypatch)
     assert not (tmp_path / "fits" / f"{record.id}.safetensors").exists()
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A store in which teachers and ceilings are trained once for all tests of this file and worker."""
+    return tmp_path_factory.mktemp("shared")
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_runs_where_it_can(method, store):
+def test_every_method_runs_where_it_can(method, shared):
     """On digits if a teacher's word is enough, else refused; with features and labels on its twin."""
     m = METHODS[method]
     if m.features or not m.uses_teacher:
         with pytest.raises(ValueError, match=method):
-            run("digits", method, **TINY)
+            run("digits", method, store=shared, **TINY)
     else:
-        assert run("digits", method, **TINY).status in ("ok", "collapsed")
-    assert run("digits-cnn_from_cnn", method, **TINY).metrics["pgr"] is None
+        assert run("digits", method, store=shared, **TINY).status in ("ok", "collapsed")
+    assert run("digits-cnn_from_cnn", method, store=shared, **TINY).metrics["pgr"] is None
 
 
 def test_a_feature_run_is_repeatable_and_paired(tmp_path):

@@ -177,7 +177,7 @@ def check_params(
     return {k: _check_value(method, k, v) for k, v in params.items()}
 
 
-# %% ../nbs/01_methods.ipynb #372963e4
+# %% ../nbs/01_methods.ipynb #f77d26ac
 def _check_value(method: Method, name: str, value):
     "A value of the type of its default, within what is allowed."
     default, allowed = method.params[name], (ALLOWED | method.allowed).get(name, (None, None))
@@ -188,8 +188,9 @@ def _check_value(method: Method, name: str, value):
     above = fits and (low is None or value > low or (value == low and name not in ABOVE))
     if not above or (high is not None and value > high):
         kind = 'a finite number' if isinstance(default, float) else 'a whole number'
-        wanted = kind if low is None else f'{kind} above {low}' if high is None and name in ABOVE else \
-            f'{kind} from {low} on' if high is None else f'in {low}..{high}'
+        start = '' if low is None else f' above {low}' if name in ABOVE else f' from {low} on'
+        wanted = f'in {low}..{high}' if high is not None and name not in ABOVE else \
+            f"{kind}{start}{'' if high is None else f', at most {high}'}"
         raise ValueError(f"{name}={value!r}: {name} of method {method.name} must be {wanted}")
     return type(default)(value)
 
@@ -197,13 +198,28 @@ def _check_word(method: Method, name: str, value, allowed: tuple):
     "One of the words, or True and False."
     if isinstance(method.params[name], bool) and allowed == (None, None): allowed = (True, False)
     if allowed == (None, None) or (value in allowed and type(value) is type(method.params[name])): return value
-    choices = ', '.join(map(str, allowed))
-    raise ValueError(f"{name}={value!r}: {name} of method {method.name} must be one of {choices}")
+    choices = f"{'one of ' * (len(allowed) > 1)}{', '.join(map(str, allowed))}"
+    raise ValueError(f"{name}={value!r}: {name} of method {method.name} must be {choices}")
 
 def _is_number(value) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
-# %% ../nbs/01_methods.ipynb #890b29e0
+# %% ../nbs/01_methods.ipynb #0e854a4d
+def _wanted(method: Method) -> str:
+    "What a method reads from student and teacher."
+    if not method.features: return 'logits [b, c]'
+    return 'a list of maps [b, d, h, w]' if 'maps' in method.features else 'one tensor [b, d]'
+
+def _check_kind(method: Method, who: str, given):
+    "A tensor, or a list of them if the method reads maps; without gradients if it is the teacher's."
+    many = isinstance(given, (list, tuple))
+    tensors = given if many else [given]
+    if many != ('maps' in method.features) or not tensors or not all(isinstance(t, Tensor) for t in tensors):
+        said = f'a list of {len(given)}' if many else f'{list(given.shape)}' if isinstance(given, Tensor) else type(given).__name__
+        raise ValueError(f"method {method.name} reads {_wanted(method)} from the {who}, not {said}")
+    if who == 'teacher' and any(t.requires_grad for t in tensors):
+        raise ValueError("the teacher carries gradients: compute it under torch.no_grad() or pass teacher.detach()")
+
 def _check_logits(who: str, logits: Tensor):
     "Logits [b, c] without nan or infinity."
     if logits.ndim != 2 or not len(logits):
@@ -219,29 +235,30 @@ def _check_labels(labels: Tensor, b: int, c: int):
     if labels.dtype != torch.int64: raise ValueError(f"labels must be int64 class numbers, not {labels.dtype}")
     if len(bad := labels[(labels < 0) | (labels >= c)]): raise ValueError(f"labels must be in 0..{c - 1}, one is {bad[0]}")
 
+# %% ../nbs/01_methods.ipynb #d063394a
 def _check_features(method: Method, student, teacher):
     "Features as the method reads them: a tensor [b, d], or lists of maps of equal length."
-    many = method.features.startswith('maps')
-    wanted = 'a list of [b, d, h, w]' if many else 'one tensor [b, d]'
-    for who, given in (('student', student), ('teacher', teacher)):
-        tensors = list(given) if isinstance(given, (list, tuple)) else [given]
-        if isinstance(given, (list, tuple)) != many or any(t.ndim != (4 if many else 2) for t in tensors):
-            raise ValueError(f"method {method.name} reads {wanted} from the {who}, not {[list(t.shape) for t in tensors]}")
+    many = 'maps' in method.features
+    students, teachers = (list(x) if many else [x] for x in (student, teacher))
+    for who, tensors in (('student', students), ('teacher', teachers)):
+        shapes = [list(t.shape) for t in tensors]
+        if any(len(shape) != (4 if many else 2) for shape in shapes):
+            raise ValueError(f"method {method.name} reads {_wanted(method)} from the {who}, not {shapes if many else shapes[0]}")
         if not all(t.isfinite().all() for t in tensors): raise ValueError(f"features of the {who} must be finite")
-    if many and len(student) != len(teacher):
-        raise ValueError(f"student and teacher must give equally many maps, not {len(student)} and {len(teacher)}")
-    if len(student[0] if many else student) != len(teacher[0] if many else teacher):
+    if len(students) != len(teachers):
+        raise ValueError(f"student and teacher must give equally many maps, not {len(students)} and {len(teachers)}")
+    if len(students[0]) != len(teachers[0]):
         raise ValueError("student and teacher features must be of the same images: their batches differ in size")
 
-# %% ../nbs/01_methods.ipynb #1be33b42
+# %% ../nbs/01_methods.ipynb #9bbeb7ec
 def _check_inputs(method: Method, student, teacher, labels: Tensor | None):
     "One sentence for inputs that cannot be meant."
     if 'labels' in method.needs and labels is None:
         raise ValueError(f"method {method.name} needs labels: pass labels=[b]")
     if method.uses_teacher and teacher is None:
-        raise ValueError(f"method {method.name} needs a teacher: pass its {'features' if method.features else 'logits [b, c]'}")
-    if any(t.requires_grad for t in (teacher if isinstance(teacher, (list, tuple)) else [teacher]) if t is not None):
-        raise ValueError("the teacher carries gradients: compute it under torch.no_grad() or pass teacher.detach()")
+        raise ValueError(f"method {method.name} needs a teacher: pass {_wanted(method)}")
+    for who, given in (('student', student), ('teacher', teacher)):
+        if who == 'student' or given is not None: _check_kind(method, who, given)
     if method.features: return _check_features(method, student, teacher)
     if teacher is not None and teacher.shape != student.shape:
         shapes = f"{list(student.shape)} and {list(teacher.shape)}"
