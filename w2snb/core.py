@@ -227,7 +227,7 @@ def changed_since(
     "Names of the modules that are not what they were."
     return ', '.join(name for name, h in then.items() if code_hashes().get(name) != h)
 
-# %% ../nbs/00_core.ipynb #978b12d3
+# %% ../nbs/00_core.ipynb #ce901961
 def _processor() -> str:
     "The processor's name as the system gives it."
     try: return re.search(r'model name\s*:\s*(.+)', Path('/proc/cpuinfo').read_text())[1]
@@ -237,7 +237,7 @@ def provenance(
     device: torch.device, # where the run computes
 ) -> dict: # plain values, for the record
     "Everything about a run that should not change its result, kept in case it does."
-    packages = ('torch', 'torchvision', 'timm', 'numpy', 'scikit-learn')
+    packages = ('torch', 'torchvision', 'timm', 'numpy', 'scikit-learn', 'torchmetrics')
     import w2snb
     versions = {name: metadata.version(name) for name in packages} | dict(w2snb=w2snb.__version__)
     root = project_root()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .methods import lifted, register_method
 
-# %% ../nbs/01d_features.ipynb #24d6ac9e
+# %% ../nbs/01d_features.ipynb #b2c923ec
 TINY = 1e-12  # squared distance up to which two features are the same
 
 def relations(
@@ -24,9 +24,9 @@ def relations(
     f = lifted(features)
     with torch.autocast(f.device.type, enabled=False):  # the product below would be made in half precision
         apart = f[None] - f[:, None]  # from image i to image j [b, b, d]
-        square = apart.pow(2).sum(-1)  # [b, b]
+        square = (apart * apart).sum(-1)  # [b, b]; pow(2) has a slow gradient
         length = square.clamp(min=TINY).sqrt()  # a root has no gradient at 0
-        unit = apart / length[..., None] * (square > TINY)[..., None]
+        unit = apart * ((square > TINY) / length)[..., None]
         distance = length * (1 - torch.eye(len(f), dtype=f.dtype, device=f.device))
         mean = distance.sum() / max(len(f) * (len(f) - 1), 1)
         return distance / mean.clamp(min=TINY), unit @ unit.mT
@@ -66,7 +66,7 @@ def _matched(
     student = [lifted(s) for s in student]
     return [(s, t.detach().to(s)) for s, t in zip(student, teacher)]
 
-# %% ../nbs/01d_features.ipynb #27da12a2
+# %% ../nbs/01d_features.ipynb #47f66a5f
 def _conv(inputs: int, outputs: int, kernel: int, generator: torch.Generator, bias: bool = False) -> nn.Conv2d:
     "A convolution with memory but no weights yet: nothing is drawn, least of all from the global generator."
     return nn.utils.skip_init(nn.Conv2d, inputs, outputs, kernel, padding=kernel // 2, bias=bias, device=generator.device)
@@ -94,8 +94,8 @@ class FitnetAdapter(nn.Module):
         maps = [x.to(c.weight.dtype) for c, x in zip(self.convs, maps)]
         return [c(_resized(x, size)) for c, x, size in zip(self.convs, maps, self.sizes)]
 
-def _resized(x: Tensor, size: tuple) -> Tensor:  # [b, d, h, w] -> [b, d, *size]
-    return x if x.shape[2:] == size else F.interpolate(x, size, mode='area')
+def _resized(x: Tensor, size: tuple, mode: str = 'area') -> Tensor:  # [b, d, h, w] -> [b, d, *size]
+    return x if x.shape[2:] == size else F.interpolate(x, size, mode=mode)
 
 # %% ../nbs/01d_features.ipynb #cd2e89f6
 @register_method(source='Romero et al. 2015, eq. 3; all stages as in the code of Guo et al. 2024', needs=('features',),
@@ -107,7 +107,7 @@ def fitnet(
     "The teacher's maps, number by number."
     return sum(F.mse_loss(s, t) for s, t in _matched(student, teacher, 'fitnet'))
 
-# %% ../nbs/01d_features.ipynb #d38f8085
+# %% ../nbs/01d_features.ipynb #61038c1a
 class _Norm(nn.BatchNorm2d):
     "Batch normalization that takes one image of one pixel too: it has no variance, so the running averages serve."
     def forward(self, x: Tensor) -> Tensor:
@@ -137,10 +137,10 @@ class Fusion(nn.Module):
     def forward(self, x: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:  # adapted map, what is handed on
         x = self.enter(x.to(self.enter[0].weight.dtype))  # [b, mid, h, w]
         if self.gates is not None:
-            deeper = F.interpolate(deeper, x.shape[2:])
+            deeper = _resized(deeper, x.shape[2:], 'nearest')
             gates = self.gates(torch.cat([x, deeper], 1)).sigmoid()  # [b, 2, h, w]
             x = gates[:, :1] * x + gates[:, 1:] * deeper
-        x = F.interpolate(x, self.size)  # [b, mid, h', w']
+        x = _resized(x, self.size, 'nearest')  # [b, mid, h', w']
         return self.leave(x), x
 
 # %% ../nbs/01d_features.ipynb #0d2d4822
@@ -166,7 +166,7 @@ class ReviewAdapter(nn.Module):
             adapted.append(y)
         return adapted[::-1]
 
-# %% ../nbs/01d_features.ipynb #ed810e0c
+# %% ../nbs/01d_features.ipynb #f34bc4bd
 def context_loss(
     student: Tensor, # map [b, d, h, w]
     teacher: Tensor, # map [b, d, h, w]
@@ -174,7 +174,7 @@ def context_loss(
     "Squared difference of two maps on ever coarser grids, each with half the weight of the one before."
     apart = student - teacher
     coarser = [n for n in (4, 2, 1) if n < min(apart.shape[2:])]
-    errors = [x.pow(2).mean() for x in (apart, *(F.adaptive_avg_pool2d(apart, n) for n in coarser))]
+    errors = [(x * x).mean() for x in (apart, *(F.adaptive_avg_pool2d(apart, n) for n in coarser))]  # pow(2) has a slow gradient
     weights = [2. ** -i for i in range(len(errors))]
     return sum(w * e for w, e in zip(weights, errors)) / sum(weights)
 

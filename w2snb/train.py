@@ -119,7 +119,7 @@ class WeakObjective:
         shares, self.counts = (self.counts / self.counts.sum()).tolist(), 0
         return dict(weight_histogram=[round(s, 6) for s in shares])
 
-# %% ../nbs/04_train.ipynb #ac8ee79f
+# %% ../nbs/04_train.ipynb #e2245381
 class FeatureObjective:
     "A feature loss on what teacher and student make of the same views, beside cross-entropy with true labels."
     def __init__(self,
@@ -138,7 +138,8 @@ class FeatureObjective:
         mine, theirs = (t.read() for t in self.taps)
         if isinstance(mine, list): mine, theirs = pair_maps(mine, theirs)
         if self.adapter is not None: mine = self.adapter(mine)
-        return ce(logits, labels=self.labels[index]) + self.method.loss(mine, theirs, **self.params)
+        params = self.method.schedule(progress, self.params) if self.method.schedule else self.params
+        return ce(logits, labels=self.labels[index]) + self.method.loss(mine, theirs, **params)
 
     def epoch_end(self): return {}
 
