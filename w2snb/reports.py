@@ -173,7 +173,7 @@ def _grouped(records: Iterable[Record], name: Callable) -> dict:
     for r in records: groups.setdefault(name(r), []).append(r)
     return {k: groups[k] for k in sorted(groups)}
 
-# %% ../nbs/13_reports.ipynb #da0f9678
+# %% ../nbs/13_reports.ipynb #2b39daf5
 def percent_table(
     summary: pd.DataFrame, # of `summarize`
     digits: int = 1,
@@ -181,7 +181,7 @@ def percent_table(
     "A summary as shown: percent with 95 % intervals, '-' where there is nothing."
     def shown(v):
         if isinstance(v, Interval): return v.percent(digits)
-        if isinstance(v, float): return f'{v:.3f}'  # a p-value
+        if isinstance(v, float): return '< .001' if v < .001 else f'{v:.3f}'  # a p-value
         return '-' if v is None else str(v)
     return summary.map(shown)
 
