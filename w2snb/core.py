@@ -172,7 +172,7 @@ def shown_path(
     path, root = Path(path).resolve(), project_root()
     return str(path.relative_to(root)) if root and path.is_relative_to(root) else str(path)
 
-# %% ../nbs/00_core.ipynb #3ad36de4
+# %% ../nbs/00_core.ipynb #9d084b1b
 def _without_imports(code: str) -> str:
     "Code without the lines that an export rewrites."
     return '\n'.join(l for l in code.split('\n') if not re.match(r'\s*(#\||from |import )', l)).strip()
@@ -192,8 +192,8 @@ def stale_modules(
         name, cells = _exported_cells(notebook)
         if not name: continue
         module = root/'w2snb'/f'{name}.py'
-        parts = re.split(r'^# %% .*$', module.read_text(), flags=re.M)[1:] if module.exists() else []
-        code = [c for part in parts if (c := _without_imports(part)) and not c.startswith('__all__')]
+        parts = re.split(r'^# %% (?!auto).*$', module.read_text(), flags=re.M)[1:] if module.exists() else []
+        code = [c for part in parts if (c := _without_imports(part))]
         if code != [c for c in cells if c]: stale.append(name)
     return stale
 

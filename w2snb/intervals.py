@@ -23,7 +23,7 @@ class Interval(NamedTuple):
         "As a table shows it: 86.2 [84.9, 87.4]."
         return f"{100 * self.value:.{digits}f} [{100 * self.low:.{digits}f}, {100 * self.high:.{digits}f}]"
 
-# %% ../nbs/05d_intervals.ipynb #6b0289d1
+# %% ../nbs/05d_intervals.ipynb #c06302b0
 def resampled_means(
     hits: dict, # name -> bool [s, n], the same seeds and images for all
     draws: int = 4000,
@@ -34,9 +34,10 @@ def resampled_means(
     if any(h.shape != (s, n) for h in hits.values()):
         raise ValueError(f"hits differ in shape: {[list(h.shape) for h in hits.values()]}")
     rng = np.random.default_rng(seed)
-    seeds = rng.multinomial(s, np.full(s, 1 / s), draws) / s  # [draws, s], how often each is drawn
-    images = rng.multinomial(n, np.full(n, 1 / n), draws) / n  # [draws, n]
-    return {k: ((images @ h.T.astype(float)) * seeds).sum(-1) for k, h in hits.items()}
+    seeds = rng.multinomial(s, np.full(s, 1 / s), draws)  # [draws, s], how often each is drawn
+    images = rng.multinomial(n, np.full(n, 1 / n), draws).astype(float)  # [draws, n]
+    # whole numbers until the last division: equal means are equal to the bit on every processor
+    return {k: ((images @ h.T.astype(float)) * seeds).sum(-1) / (s * n) for k, h in hits.items()}
 
 # %% ../nbs/05d_intervals.ipynb #765c60f4
 def two_way(

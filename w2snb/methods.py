@@ -204,7 +204,7 @@ def _check_word(method: Method, name: str, value, allowed: tuple):
 def _is_number(value) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
-# %% ../nbs/01_methods.ipynb #0e854a4d
+# %% ../nbs/01_methods.ipynb #ef72c52a
 def _wanted(method: Method) -> str:
     "What a method reads from student and teacher."
     if not method.features: return 'logits [b, c]'
@@ -215,7 +215,8 @@ def _check_kind(method: Method, who: str, given):
     many = isinstance(given, (list, tuple))
     tensors = given if many else [given]
     if many != ('maps' in method.features) or not tensors or not all(isinstance(t, Tensor) for t in tensors):
-        said = f'a list of {len(given)}' if many else f'{list(given.shape)}' if isinstance(given, Tensor) else type(given).__name__
+        shape = f'{list(given.shape)}' if isinstance(given, Tensor) else type(given).__name__
+        said = f'a list of {len(given)}' if many else shape
         raise ValueError(f"method {method.name} reads {_wanted(method)} from the {who}, not {said}")
     if who == 'teacher' and any(t.requires_grad for t in tensors):
         raise ValueError("the teacher carries gradients: compute it under torch.no_grad() or pass teacher.detach()")
