@@ -76,6 +76,7 @@ REFUSED = [
     ("kd", (NAN, V), {}, "student logits must be finite: 4 of 12 are not, the first is nan at [0, 1]"),
     ("kd", (Z, NAN), {}, "teacher logits must be finite"),
     ("ce", (Z, V), {}, "method ce needs labels"),
+    ("ce", (Z, V, [0, 1, 2, 0]), {}, "labels must be a tensor of int64 class numbers, not list"),
     ("ce", (Z, V, Y + 2), {}, "labels must be in 0..2, one is 3"),
     ("ce", (Z, V, Y.float()), {}, "must be int64 class numbers, not torch.float32"),
     ("dkd", (Z, V, Y[:2]), {}, "labels must be [b] = [4], not [2]"),

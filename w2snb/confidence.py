@@ -82,17 +82,17 @@ def acd(
     w = ramp * self_weight(student, teacher, tau, weight)
     return ((1 - w) * softened_kl(student, teacher, T) + w * self_term(student)).mean()
 
-# %% ../nbs/01b_confidence.ipynb #d95eec7a
-def _above_quantile(student: Tensor, prior: Tensor) -> Tensor:  # [b]
-    "Two classes: class 1 below the quantile of the log-odds that its prior names, class 0 from there on."
+# %% ../nbs/01b_confidence.ipynb #b0e63e23
+def _balanced_pair(student: Tensor, prior: Tensor) -> Tensor:  # [b]
+    "Two classes: the share `prior[1]` of images with the lowest log-odds of class 0 become class 1."
     odds = student[:, 0] - student[:, 1]  # orders as p does, but never saturates
     return (odds < torch.quantile(odds, prior[1])).long()
 
-# %% ../nbs/01b_confidence.ipynb #dbd14d4d
+# %% ../nbs/01b_confidence.ipynb #3c89442f
 def balanced_logits(
     student: Tensor, # logits [b, c]
     log_prior: Tensor, # log of the wanted mean probability of each class [c]
-    rounds: int = 10,
+    rounds: int = 10, # of the fitting, each a softmax
 ) -> Tensor: # [b, c]
     "Logits with an offset per class, so that their mean probabilities are the prior."
     offset = torch.zeros_like(log_prior)
@@ -101,15 +101,15 @@ def balanced_logits(
         offset = offset + log_prior - mean
     return student + offset
 
-# %% ../nbs/01b_confidence.ipynb #19c3cca3
+# %% ../nbs/01b_confidence.ipynb #8dcf6917
 @torch.no_grad()
 def balanced_classes(
     student: Tensor, # logits [b, c]
     teacher: Tensor, # logits [b, c]
 ) -> Tensor: # class [b]
-    "The student's classes, as common in the batch as the teacher's probabilities say."
+    "The student's choice after a shift: two classes are as common as the teacher says, of more the mean probabilities."
     student, log_prior = lifted(student), log_probs(teacher).logsumexp(0) - math.log(len(teacher))
-    if student.shape[-1] == 2: return _above_quantile(student, log_prior.exp().to(student))
+    if student.shape[-1] == 2: return _balanced_pair(student, log_prior.exp().to(student))
     return balanced_logits(student, log_prior).argmax(-1)
 
 # %% ../nbs/01b_confidence.ipynb #e8e3dec8

@@ -197,9 +197,9 @@ def stale_modules(
         if code != [c for c in cells if c]: stale.append(name)
     return stale
 
-# %% ../nbs/00_core.ipynb #1ad8047a
+# %% ../nbs/00_core.ipynb #2444ced9
 # raised when a change to a part alters results: finished runs are then redone
-RESULT_VERSION = dict(data=1, train=1, metrics=1)
+RESULT_VERSION = dict(data=1, train=1, metrics=1, probe=1)
 
 def _commit(root) -> str | None:
     "Commit of the project, with '+changes' if the code differs from it; None outside git."
@@ -209,10 +209,10 @@ def _commit(root) -> str | None:
     if head.returncode: return None
     return head.stdout.strip() + ('+changes' if changed.stdout.strip() else '')
 
-# %% ../nbs/00_core.ipynb #6c729469
+# %% ../nbs/00_core.ipynb #6921e74e
 # modules that can change a result
 CODE = ('core', 'methods', 'imitation', 'confidence', 'divergences', 'features', 'data', 'models', 'train', 'evaluate', 'runs',
-        'experiments')
+        'frozen', 'heads', 'probe', 'experiments')
 
 @functools.cache
 def code_hashes() -> dict: # module -> hash of its text, as of the first call

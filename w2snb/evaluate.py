@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# %% ../nbs/05_evaluate.ipynb #e4749382
+# %% ../nbs/05_evaluate.ipynb #82a04680
 def hits(
     logits: Tensor, # [n, c]
     labels: Tensor, # true class [n]
 ) -> np.ndarray: # bool [n]
-    "Which images are classified rightly."
+    "Which images are classified correctly."
     return (logits.argmax(-1) == labels).cpu().numpy()
 
 def accuracy(
     logits: Tensor, # [n, c]
     labels: Tensor, # true class [n]
 ) -> float: # fraction, 0..1
-    "The share of images classified rightly."
+    "The share of images classified correctly."
     return float(hits(logits, labels).mean())
 
 def agreement(

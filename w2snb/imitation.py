@@ -44,13 +44,13 @@ def hard_ce(
     "Cross-entropy with the teacher's most likely class."
     return F.nll_loss(log_probs(student), teacher.detach().argmax(-1))
 
-# %% ../nbs/01a_imitation.ipynb #96d749e6
+# %% ../nbs/01a_imitation.ipynb #44d5fd72
 @register_method(source='Zhang & Sabuncu 2018, L_q on the argmax of the teacher')
 def gce(
     student: Tensor, # logits [b, c]
     teacher: Tensor, # logits [b, c], a constant
     *,
-    q: float = .7, # above 0, at most 1: near 0 cross-entropy, 1 the mean absolute error (Zhang & Sabuncu use .7)
+    q: float = .7, # above 0, at most 1: near 0 cross-entropy, 1 the absolute distance, halved (Zhang & Sabuncu use .7)
 ) -> Tensor: # scalar, mean over the batch, in 0..1/q
     "Generalized cross-entropy with the teacher's most likely class."
     lp = log_probs(student).gather(-1, teacher.detach().argmax(-1, keepdim=True))

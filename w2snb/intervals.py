@@ -23,11 +23,11 @@ class Interval(NamedTuple):
         "As a table shows it: 86.2 [84.9, 87.4]."
         return f"{100 * self.value:.{digits}f} [{100 * self.low:.{digits}f}, {100 * self.high:.{digits}f}]"
 
-# %% ../nbs/05d_intervals.ipynb #c06302b0
+# %% ../nbs/05d_intervals.ipynb #c7eb80bc
 def resampled_means(
     hits: dict, # name -> bool [s, n], the same seeds and images for all
-    draws: int = 4000,
-    seed: int = 0,
+    draws: int = 4000, # redraws of seeds and images
+    seed: int = 0, # of the redraws
 ) -> dict: # name -> accuracies [draws]
     "Mean accuracies after redrawing seeds and images with replacement; one draw serves all names."
     s, n = next(iter(hits.values())).shape
@@ -39,12 +39,12 @@ def resampled_means(
     # whole numbers until the last division: equal means are equal to the bit on every processor
     return {k: ((images @ h.T.astype(float)) * seeds).sum(-1) / (s * n) for k, h in hits.items()}
 
-# %% ../nbs/05d_intervals.ipynb #765c60f4
+# %% ../nbs/05d_intervals.ipynb #8ca3bedf
 def two_way(
     hits: dict, # name -> bool [s, n]
     statistic: Callable, # (name -> accuracy) -> number; works on arrays
-    draws: int = 4000,
-    seed: int = 0,
+    draws: int = 4000, # redraws of seeds and images
+    seed: int = 0, # of the redraws
 ) -> Interval:
     "A statistic of mean accuracies with its two-way bootstrap interval over seeds and test images."
     value = statistic({k: float(h.mean()) for k, h in hits.items()})
@@ -65,9 +65,9 @@ def pgr_interval(
     if gap.value < NO_GAP or gap.low <= 0: return None
     return two_way(all_hits, lambda a: (a['s'] - a['t']) / (a['c'] - a['t']))
 
-# %% ../nbs/05d_intervals.ipynb #8aeea889
+# %% ../nbs/05d_intervals.ipynb #a83c91e1
 def seeds_interval(
-    values, # one number per seed [s], s >= 2
+    values: Sequence[float], # one number per seed [s], s >= 2
 ) -> Interval:
     "Mean and 95 % t-interval over seeds; says nothing about other test images."
     from scipy import stats
@@ -76,12 +76,12 @@ def seeds_interval(
     half = stats.t.ppf(.975, len(v) - 1) * v.std(ddof=1) / np.sqrt(len(v))
     return Interval(float(v.mean()), float(v.mean() - half), float(v.mean() + half))
 
-# %% ../nbs/05d_intervals.ipynb #e5ac4082
+# %% ../nbs/05d_intervals.ipynb #f663c789
 def p_value(
     hits: dict, # name -> bool [s, n], the same seeds and images for all
     statistic: Callable, # (name -> accuracy) -> number; works on arrays
-    draws: int = 4000,
-    seed: int = 0,
+    draws: int = 4000, # redraws of seeds and images
+    seed: int = 0, # of the redraws
 ) -> float: # 0..1, never 0
     "Two-sided bootstrap p of a statistic being 0, from the redraws of `two_way`."
     drawn = statistic(resampled_means(hits, draws, seed))  # [draws]
@@ -100,12 +100,12 @@ def holm(
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1)
     return dict(zip(p_values, adjusted.tolist())) if isinstance(p_values, Mapping) else adjusted.tolist()
 
-# %% ../nbs/05d_intervals.ipynb #2534b76b
+# %% ../nbs/05d_intervals.ipynb #68da46a4
 def mcnemar(
     a: np.ndarray, # hits of one network [n]
     b: np.ndarray, # hits of another on the same images [n]
 ) -> float: # p, 0..1
-    "Exact McNemar test of two networks of one seed."
+    "Exact McNemar test of two networks of one seed; raises `ValueError` for the hits [s, n] of several."
     from scipy.stats import binomtest
     a, b = np.asarray(a, bool), np.asarray(b, bool)
     if a.ndim != 1 or a.shape != b.shape:
@@ -114,9 +114,9 @@ def mcnemar(
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.
 
-# %% ../nbs/05d_intervals.ipynb #336c160f
+# %% ../nbs/05d_intervals.ipynb #f3db883d
 def seeds_needed(
-    differences, # of two methods, one number per seed [s], s >= 2; only their spread counts
+    differences: Sequence[float], # of two methods, one number per seed [s], s >= 2; only their spread counts
     difference: float, # true difference to detect, in the same unit
     power: float = .8, # probability of detecting it
     level: float = .05, # of the two-sided test

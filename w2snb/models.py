@@ -118,10 +118,11 @@ def _resnet(depth: int, widths: tuple) -> Callable:
 NETWORKS |= {f'resnet{d}': _resnet(d, NARROW) for d in (8, 20, 32, 56, 110)}
 NETWORKS |= {f'resnet{d}x4': _resnet(d, WIDE) for d in (8, 32)}
 
-# %% ../nbs/03_models.ipynb #1b20e26e
+# %% ../nbs/03_models.ipynb #15a2dfb3
 def load_weights(
     model: nn.Module, # filled in place
     path, # .safetensors, or .pth/.pt holding a state dict
+    without: str | None = None, # name of a module whose tensors in the file are not wanted
 ) -> nn.Module: # `model`
     "Load weights by path; raises `ValueError` naming the first tensor that does not fit."
     path = Path(path)
@@ -134,6 +135,7 @@ def load_weights(
     except Exception as e:
         raise ValueError(f"checkpoint {shown_path(path)} cannot be read: {str(e).splitlines()[0]}") from None
     weights, own = weights.get('state_dict', weights), model.state_dict()
+    if without: weights = {k: v for k, v in weights.items() if not k.startswith(f'{without}.')}
     wrong = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
     wrong += [k for k in weights if k not in own]
     if wrong:
@@ -142,7 +144,7 @@ def load_weights(
     model.load_state_dict(weights)
     return model
 
-# %% ../nbs/03_models.ipynb #7d7fd49f
+# %% ../nbs/03_models.ipynb #8aef5850
 def check_network(
     name: str, # a key of `NETWORKS`, or 'timm:<name>', 'torchvision:<name>'
 ) -> str: # `name`
@@ -150,7 +152,7 @@ def check_network(
     library, _, inner = name.rpartition(':')
     if library == 'timm':
         import timm
-        check_choice(inner, timm.list_models(), 'timm network')
+        check_choice(inner.partition('.')[0], timm.list_models(), 'timm network')  # after a dot: which of its weights
     elif library == 'torchvision':
         import torchvision
         check_choice(inner, torchvision.models.list_models(torchvision.models), 'torchvision network')
@@ -162,16 +164,18 @@ def build_model(
     name: str, # a key of `NETWORKS`, or 'timm:<name>', 'torchvision:<name>'
     classes: int = 100,
     checkpoint=None, # path of weights for the whole network; None: drawn at random
+    pretrained: bool = False, # the library's own weights, fetched if need be; timm and torchvision only
+    **options, # for the network's constructor
 ) -> nn.Module: # [b, channels, h, w] -> logits [b, classes]
     "A network by name; raises `ValueError` with the choices for an unknown one."
     library, _, inner = check_network(name).rpartition(':')
     if library == 'timm':
         import timm
-        model = timm.create_model(inner, num_classes=classes)
+        model = timm.create_model(inner, pretrained, num_classes=classes, **options)
     elif library == 'torchvision':
         import torchvision
-        model = torchvision.models.get_model(inner, num_classes=classes)
-    else: model = NETWORKS[name](classes)
+        model = torchvision.models.get_model(inner, weights='DEFAULT' if pretrained else None, num_classes=classes, **options)
+    else: model = NETWORKS[name](classes, **options)
     return load_weights(model, checkpoint) if checkpoint else model
 
 # %% ../nbs/03_models.ipynb #ebca8c3c
