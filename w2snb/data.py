@@ -72,12 +72,21 @@ def digits() -> ImageSet: # 1,797 images of 8x8x1
     x = np.round(d.images * 255 / 16).astype(np.uint8)[..., None]  # [n, 8, 8, 1]
     return canonical(x, d.target, [str(n) for n in d.target_names], 'digits')
 
-# %% ../nbs/02_data.ipynb #a86eab03
-def _decode(data: bytes, where: str) -> np.ndarray:
-    "Encoded bytes to uint8 [h, w, 3]."
+# %% ../nbs/02_data.ipynb #bea0dc97
+def _decode(data: bytes, where: str, size: int | None = None) -> np.ndarray:
+    "Encoded bytes to uint8 [h, w, 3]; with a size, its middle square."
     from PIL import Image
-    try: return np.asarray(Image.open(io.BytesIO(data)).convert('RGB'))
+    try:
+        image = Image.open(io.BytesIO(data)).convert('RGB')
+        return np.asarray(image if size is None else _middle(image, size))
     except (OSError, TypeError): raise ValueError(f"{where} is not a readable image") from None
+
+def _middle(image, size: int):
+    "The shorter side scaled to 8/7 of the size, then the central square: 256 and 224, as ImageNet is evaluated."
+    short = round(size * 8 / 7)
+    w, h = (max(short, round(n * short / min(image.size))) for n in image.size)
+    left, top = round((w - size) / 2), round((h - size) / 2)
+    return image.resize((w, h), 2).crop((left, top, left + size, top + size))  # 2: bilinear
 
 def _stack(images: list, where) -> np.ndarray:
     "uint8 [n, h, w, 3]; one sentence if there are none or their sizes differ."
@@ -121,21 +130,30 @@ def from_parquet(
         images, y, names = images + more, y + labels, names or said
     return canonical(_stack(images, files[0]), y, names or [f'{i:04d}' for i in range(max(y) + 1)], name)
 
-# %% ../nbs/02_data.ipynb #8f23f715
+# %% ../nbs/02_data.ipynb #7068d979
 IMAGE_ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
 
 def from_folder(
     folder, # holds one folder of images per class
     name: str, # of the dataset
+    size: int | None = None, # photographs are scaled and cut to it; None: the images must have one size
 ) -> ImageSet:
-    "Read `<class>/<anything>.png` (or jpg, webp, bmp); the images must have one size."
+    "Read `<class>/<anything>.png` (or jpg, webp, bmp); up to 1 % of unreadable images are left out with a warning."
     folder = Path(folder)
     names = sorted(d.name for d in folder.iterdir() if d.is_dir())
     files = [(f, i) for i, c in enumerate(names)
              for f in sorted((folder/c).rglob('*')) if f.suffix.lower() in IMAGE_ENDINGS]
     if not files: raise ValueError(f"{shown_path(folder)} holds no images: expected <class>/<image>.png")
-    images = [_decode(f.read_bytes(), shown_path(f)) for f, _ in files]
-    return canonical(_stack(images, folder), np.array([i for _, i in files]), names, name)
+    images, labels, bad = [], [], []
+    for f, i in files:
+        try: images.append(_decode(f.read_bytes(), shown_path(f), size)); labels.append(i)
+        except ValueError as e: bad.append(str(e))
+    if bad and 100 * len(bad) >= len(files): raise ValueError(f"{bad[0]} ({len(bad)} of {len(files)} images are not)")
+    if bad: warnings.warn(f"{len(bad)} of {len(files)} images are left out: {'; '.join(bad[:3])}")
+    if empty := sorted(set(range(len(names))) - set(labels)):
+        raise ValueError(f"{shown_path(folder)}: class {names[empty[0]]!r} has no images")
+    if len(names) < 2: raise ValueError(f"{shown_path(folder)} has one class, {names[0]!r}: there is nothing to tell apart")
+    return canonical(_stack(images, folder), np.array(labels), names, name)
 
 def from_torchvision(
     folder, # holds torchvision's own files, e.g. `cifar-100-python/`
@@ -160,15 +178,16 @@ def _open_cache(folder: Path) -> ImageSet | None:
     s.__dict__['key'] = meta['key']  # computed when the cache was written
     return s
 
-# %% ../nbs/02_data.ipynb #1e6af57e
+# %% ../nbs/02_data.ipynb #0830302a
 def cached(
     sources: list, # files the images come from
     base, # the folder their names are relative to: in a tree of images, folders are labels
     make: Callable, # () -> ImageSet, called if they were never decoded
+    size: int | None = None, # that they are scaled and cut to
 ) -> ImageSet: # memory-mapped where the cache folder can be written
     "Decode once, then map the pixels from disk."
     content = [(Path(p).relative_to(base).as_posix(), file_hash(p)) for p in sources]
-    folder = cache_folder()/'images'/content_hash([RESULT_VERSION['data'], content])
+    folder = cache_folder()/'images'/content_hash([RESULT_VERSION['data'], content] + ([size] if size else []))
     if s := _open_cache(folder): return s
     s, temporary = make(), None
     try:
@@ -184,11 +203,13 @@ def cached(
         if _open_cache(folder) is None: warnings.warn(f"decoded images are not kept: {e}")
     return _open_cache(folder) or s
 
-# %% ../nbs/02_data.ipynb #2ea5fbbc
+# %% ../nbs/02_data.ipynb #f3c7d96a
 DATASETS = dict(  # pixel mean and standard deviation on 0..1, as the papers' recipes give them
     digits=dict(mean=(.305,), std=(.376,)),
     cifar10=dict(mean=(.4914, .4822, .4465), std=(.2470, .2435, .2616)),
-    cifar100=dict(mean=(.5071, .4865, .4409), std=(.2673, .2564, .2762)))
+    cifar100=dict(mean=(.5071, .4865, .4409), std=(.2673, .2564, .2762)),
+    # `size`: photographs of any shape are scaled and cut to it when they are decoded
+    imagenet_val=dict(mean=(.485, .456, .406), std=(.229, .224, .225), size=224))
 TORCHVISION_FILES = dict(  # dataset -> folder, files of each split
     cifar10=dict(folder='cifar-10-batches-py', train='data_batch_*', test='test_batch', meta='batches.meta'),
     cifar100=dict(folder='cifar-100-python', train='train', test='test', meta='meta'))
@@ -203,15 +224,15 @@ def data_folder(
     if not Path(data).is_dir(): raise FileNotFoundError(f"data folder {str(data)!r} does not exist")
     return Path(data)
 
-# %% ../nbs/02_data.ipynb #e5dbe59f
+# %% ../nbs/02_data.ipynb #ea459a25
 def load_images(
     dataset: str, # a key of `DATASETS`
-    split: str = 'train', # 'train' or 'test'; digits have one set for both
+    split: str = 'train', # 'train', 'test' or 'val'; digits have one set for both
     data=None, # folder that holds the dataset, or a folder named after it; None: `W2SNB_DATA`
 ) -> ImageSet:
     "A dataset by name from wherever it lies; raises `FileNotFoundError` with what was looked for."
     check_choice(dataset, DATASETS, 'dataset')
-    check_choice(split, ('train', 'test'), 'split')
+    check_choice(split, ('train', 'test', 'val'), 'split')
     if dataset == 'digits': return digits()
     folder = data_folder(data)
     for place in [folder/dataset, folder] if folder else []:
@@ -223,7 +244,8 @@ def load_images(
             return cached(files, place, lambda: from_torchvision(place, dataset, split))
         if (place/split).is_dir():
             files = sorted(f for f in (place/split).rglob('*') if f.is_file())
-            return cached(files, place/split, lambda: from_folder(place/split, dataset))
+            size = DATASETS[dataset].get('size')
+            return cached(files, place/split, lambda: from_folder(place/split, dataset, size), size)
     if os.environ.get('W2SNB_DOWNLOAD') == '1':
         place = folder or cache_folder()/'downloads'
         from_torchvision(place, dataset, split, download=True)

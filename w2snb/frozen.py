@@ -21,7 +21,7 @@ from .core import (RESULT_VERSION, array_hash, autocast, cache_folder, check_cho
 from .data import ImageSet, normalise, to_float
 from .models import build_model, check_network, feature_stages, load_weights
 
-# %% ../nbs/06_frozen.ipynb #d3bbff6f
+# %% ../nbs/06_frozen.ipynb #6076f956
 IMAGENET = dict(mean=(.485, .456, .406), std=(.229, .224, .225))  # pixel statistics of torchvision's and most of timm's weights
 
 @dataclass(frozen=True)
@@ -42,6 +42,9 @@ BACKBONES = dict(
     mobilenetv1_100=Backbone('timm:mobilenetv1_100', checkpoint='mobilenetv1_100.safetensors', mean=(.5,) * 3, std=(.5,) * 3,
                              options=(('pad_type', 'same'),)),
     squeezenet1_1=Backbone('torchvision:squeezenet1_1', checkpoint='squeezenet1_1.safetensors'),
+    # for digits: the pixels themselves, and convolutions nobody trained
+    digits_pixels=Backbone('digits_linear', size=8, mean=(.305,), std=(.376,)),
+    digits_random_cnn=Backbone('digits_cnn', size=8, mean=(.305,), std=(.376,)),
     # the networks of OpenAI's vision experiment; DINO's checkpoints as its authors publish them
     alexnet=Backbone('torchvision:alexnet', layer='logits', checkpoint='pretrained'),
     dino_resnet50=Backbone('torchvision:resnet50', checkpoint='dino_resnet50_pretrain.pth'),

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from .losses import check_params, get_method, method_and_preset
 
-# %% ../nbs/05b_parameters.ipynb #25d98f4d
+# %% ../nbs/05b_parameters.ipynb #ab8574ec
 class Parameters(BaseModel):
     "What may be said about a run. None: the default of the experiment or the method."
     model_config = ConfigDict(extra='forbid', allow_inf_nan=False)
@@ -37,10 +37,11 @@ class Parameters(BaseModel):
     precision: Literal['fp32', 'bf16'] | None = Field(None, description='of matrix products; None: fp32')
     device: str | None = Field(None, description="'cpu', 'cuda', 'cuda:1'; None: a GPU if there is one")
     data: str | None = Field(None, description='folder with datasets; None: W2SNB_DATA')
+    weights: str | None = Field(None, description='folder with checkpoints of backbones; None: W2SNB_WEIGHTS')
     store: str | None = Field(None, description='folder for records; None: reports/store')
     force: bool = Field(False, description='run again even if the record exists')
 
-    @field_validator('data', 'store', mode='before')
+    @field_validator('data', 'weights', 'store', mode='before')
     @classmethod
     def _path(cls, value): return os.fspath(value) if isinstance(value, os.PathLike) else value
 

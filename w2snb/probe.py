@@ -6,9 +6,10 @@
 __all__ = ['SCALINGS', 'SPLITS', 'LABELLED', 'ProbeConfig', 'ProbeTask', 'split_halves', 'probe_images', 'load_probe',
            'feature_scale', 'fitted_temperature', 'probe_id', 'compute_probes', 'probe_trials']
 
-# %% ../nbs/06b_probe.ipynb #4608031b
+# %% ../nbs/06b_probe.ipynb #d9b32537
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ def split_halves(
     if gold: weak = np.sort(weak[stratified_split(y[weak], seed, gold=gold)['gold']])
     return dict(gold=weak, student=cut['student'], validation=cut.get('validation', weak[:0]))
 
-# %% ../nbs/06b_probe.ipynb #ac660c88
+# %% ../nbs/06b_probe.ipynb #8eb6eb3d
 def probe_images(config: ProbeConfig, data=None) -> tuple[ImageSet, ImageSet]:
     "Images to learn from and images to test on."
     if config.split == 'openai':
@@ -111,13 +112,13 @@ def load_probe(
     "Images, their features from the cache or computed now, and the split."
     pool, test = probe_images(config, data)
     asking = dict(weights=weights, precision=config.precision, device=str(device), progress=progress)
-    def seen(name): return [torch.from_numpy(np.array(frozen_features(s, name, **asking))).to(device) for s in (pool, test)]
+    def seen(name): return [frozen_features(s, name, **asking) for s in (pool, test)]
     if config.split == 'openai': parts = dict(gold=np.arange(0), student=np.arange(len(pool)), validation=np.arange(0))
     else: parts = split_halves(pool.y, config.teacher_seed, config.gold, config.validation, config.train_size)
     there = lambda a: torch.from_numpy(np.array(a)).to(device)
-    (x, test_x), (weak_x, weak_test_x) = seen(config.student), seen(config.teacher)
-    key = content_hash([pool.key, test.key, *(array_hash(t.cpu().numpy()) for t in (x, test_x, weak_x, weak_test_x))])
-    return ProbeTask(x, test_x, weak_x, weak_test_x, there(pool.y), there(test.y), {k: there(v) for k, v in parts.items()},
+    features = seen(config.student) + seen(config.teacher)
+    key = content_hash([pool.key, test.key, *(Path(f.filename).parent.name for f in features)])  # the folders are named by content
+    return ProbeTask(*map(there, features), there(pool.y), there(test.y), {k: there(v) for k, v in parts.items()},
                      pool.classes, key)
 
 # %% ../nbs/06b_probe.ipynb #b9561c84
