@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Head', 'Lesson', 'first_weights', 'is_separable', 'head_groups', 'HeadStack', 'lr_scale', 'train_heads']
 
-# %% ../nbs/06a_heads.ipynb #2584e394
+# %% ../nbs/06a_heads.ipynb #e86b56d3
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .core import content_hash, generator
+from .core import generator
 from .losses import get_method
 from .train import batches
 
@@ -47,7 +47,7 @@ def first_weights(
     g, bound = generator(seed, 'student'), 1 / math.sqrt(d)
     return tuple((2 * torch.rand(shape, generator=g) - 1) * bound for shape in ((c, d), (c,)))
 
-# %% ../nbs/06a_heads.ipynb #de396cbd
+# %% ../nbs/06a_heads.ipynb #12609b70
 def is_separable(
     head: Head,
 ) -> bool:
@@ -57,36 +57,41 @@ def is_separable(
 
 def head_groups(
     heads: list, # of `Head`
-) -> list[list[int]]: # positions of heads that share a loss
-    "Heads by method and parameters, in order of first appearance."
-    groups = {}
-    for i, h in enumerate(heads): groups.setdefault((h.method, content_hash(h.params)), []).append(i)
-    return list(groups.values())
+) -> list[slice]: # of positions
+    "Runs of neighbours that share method and parameters."
+    same = lambda a, b: (a.method, a.params) == (b.method, b.params)
+    starts = [i for i, h in enumerate(heads) if not i or not same(h, heads[i - 1])]
+    return [slice(a, b) for a, b in zip(starts, starts[1:] + [len(heads)])]
 
-# %% ../nbs/06a_heads.ipynb #be9569a8
+# %% ../nbs/06a_heads.ipynb #b69d227f
 def _ask(head: Head, logits: Tensor, teacher: Tensor, labels: Tensor | None, progress: float) -> Tensor:  # scalar
     "The loss of one group: logits [b, c] of all its images."
     m = get_method(head.method)
     params = m.schedule(progress, head.params) if m.schedule else head.params
     return m.loss(logits, teacher, **params, **(dict(labels=labels) if m.takes_labels else {}))
 
-def _grouped_loss(heads: list, groups: list, logits: Tensor, teacher: Tensor, labels: Tensor | None, clocks: tuple) -> Tensor:
-    "Losses of all heads and seeds, added: logits [s, b, k, c], teacher [s, b, c], labels [s, b]."
-    s, b, _, c = logits.shape
-    total = 0.
-    for group in groups:
-        head, n = heads[group[0]], len(group)
-        progress = clocks[get_method(head.method).clock == 'step']
-        mine = logits[:, :, group]  # [s, b, n, c]
-        theirs, true = teacher[:, :, None].expand(s, b, n, c), None if labels is None else labels[:, :, None].expand(s, b, n)
-        if is_separable(head):
-            flat = None if true is None else true.reshape(-1)
-            total = total + s * n * _ask(head, mine.reshape(-1, c), theirs.reshape(-1, c), flat, progress)
-        else:
-            for i in range(s):
-                true = None if labels is None else labels[i]
-                for j in range(n): total = total + _ask(head, mine[i, :, j], teacher[i], true, progress)
-    return total
+def _group_gradient(head: Head, z: Tensor, teacher: Tensor, labels: Tensor | None, progress: float) -> Tensor:
+    "Gradients of the heads of one group, each as if alone: logits [s, b, n, c], teacher [s, b, n, c], labels [s, b, n]."
+    s, b, n, c = z.shape
+    if is_separable(head):
+        z = z.reshape(-1, c).requires_grad_()
+        loss = s * n * _ask(head, z, teacher.reshape(-1, c), None if labels is None else labels.reshape(-1), progress)
+        return torch.autograd.grad(loss, z)[0].view(s, b, n, c)
+    parts = [[z[i, :, j].clone().requires_grad_() for j in range(n)] for i in range(s)]
+    loss = sum(_ask(head, parts[i][j], teacher[i, :, j], None if labels is None else labels[i, :, j], progress)
+               for i in range(s) for j in range(n))
+    grads = iter(torch.autograd.grad(loss, [p for row in parts for p in row]))
+    return torch.stack([torch.stack([next(grads) for _ in range(n)], 1) for _ in range(s)])
+
+def _gradient(heads: list, logits: Tensor, teacher: Tensor, labels: Tensor | None, clocks: tuple) -> Tensor:
+    "Gradients of all heads' losses: logits [s, b, k, c], teacher [s, b, c], labels [s, b]."
+    grad = torch.empty_like(logits)
+    for group in head_groups(heads):
+        head, z = heads[group.start], logits[:, :, group]
+        theirs = teacher[:, :, None].expand_as(z)
+        true = None if labels is None else labels[:, :, None].expand(z.shape[:3])
+        grad[:, :, group] = _group_gradient(head, z, theirs, true, clocks[get_method(head.method).clock == 'step'])
+    return grad
 
 # %% ../nbs/06a_heads.ipynb #41578228
 def _optimizer(heads: list, weight: Tensor, bias: Tensor, fused: bool) -> torch.optim.Optimizer:
@@ -154,7 +159,7 @@ def _batches(device, lessons: list, batch: int, steps: int):
         pick = torch.stack(picks).to(device)  # [s, b]
         yield index[seeds, pick], teacher[seeds, pick], None if labels is None else labels[seeds, pick]
 
-# %% ../nbs/06a_heads.ipynb #0b39529a
+# %% ../nbs/06a_heads.ipynb #736620ab
 def train_heads(
     x: Tensor, # features [n, d], float32
     lessons: list, # of `Lesson`, one per seed
@@ -167,7 +172,7 @@ def train_heads(
     title: str | None = None, # of a progress bar
 ) -> HeadStack:
     "Train all heads on one pass over the features per epoch."
-    stack, groups, m = HeadStack(lessons, heads, x.shape[1], x.device), head_groups(heads), len(lessons[0].index)
+    stack, m = HeadStack(lessons, heads, x.shape[1], x.device), len(lessons[0].index)
     w, b, (s, k, c, d) = stack.weight, stack.bias, stack.weight.shape
     w.grad, b.grad = torch.zeros_like(w), torch.zeros_like(b)
     optimizer, steps = _optimizer(heads, w, b, fused=x.device.type in ('cpu', 'cuda')), -(-m // batch)
@@ -177,8 +182,7 @@ def train_heads(
         seen = stack.scaled(x[rows])  # [s, b, d]
         with torch.no_grad(): logits = stack.logits(seen)
         clocks = step // steps / epochs, step / (steps * epochs)
-        loss = _grouped_loss(heads, groups, logits.requires_grad_(), teacher, labels, clocks)
-        grad = torch.autograd.grad(loss, logits)[0].reshape(s, -1, k * c)
+        grad = _gradient(heads, logits, teacher, labels, clocks).view(s, -1, k * c)
         torch.bmm(grad.mT, seen, out=w.grad.view(s, k * c, d)); torch.sum(grad, 1, out=b.grad.view(s, k * c))
         for group in optimizer.param_groups: group['lr'] = group['initial_lr'] * lr_scale(schedule, clocks[1])
         optimizer.step()

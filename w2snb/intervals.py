@@ -6,7 +6,8 @@
 __all__ = ['NO_GAP', 'Interval', 'resampled_means', 'two_way', 'pgr_interval', 'seeds_interval', 'p_value', 'holm', 'mcnemar',
            'seeds_needed']
 
-# %% ../nbs/05d_intervals.ipynb #6f9c8a73
+# %% ../nbs/05d_intervals.ipynb #fa60fabb
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ class Interval(NamedTuple):
         "As a table shows it: 86.2 [84.9, 87.4]."
         return f"{100 * self.value:.{digits}f} [{100 * self.low:.{digits}f}, {100 * self.high:.{digits}f}]"
 
-# %% ../nbs/05d_intervals.ipynb #c7eb80bc
+# %% ../nbs/05d_intervals.ipynb #c2a16a11
 def resampled_means(
     hits: dict, # name -> bool [s, n], the same seeds and images for all
     draws: int = 4000, # redraws of seeds and images
@@ -33,11 +34,16 @@ def resampled_means(
     s, n = next(iter(hits.values())).shape
     if any(h.shape != (s, n) for h in hits.values()):
         raise ValueError(f"hits differ in shape: {[list(h.shape) for h in hits.values()]}")
-    rng = np.random.default_rng(seed)
-    seeds = rng.multinomial(s, np.full(s, 1 / s), draws)  # [draws, s], how often each is drawn
-    images = rng.multinomial(n, np.full(n, 1 / n), draws).astype(float)  # [draws, n]
+    seeds, images = _redraws(s, n, draws, seed)
     # whole numbers until the last division: equal means are equal to the bit on every processor
-    return {k: ((images @ h.T.astype(float)) * seeds).sum(-1) / (s * n) for k, h in hits.items()}
+    return {k: ((images @ h.T.astype(images.dtype)).astype(float) * seeds).sum(-1) / (s * n) for k, h in hits.items()}
+
+@functools.lru_cache(maxsize=2)  # one table asks for the same draws many times
+def _redraws(s: int, n: int, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    "How often each seed [draws, s] and each image [draws, n] is drawn."
+    rng = np.random.default_rng(seed)
+    seeds, images = (rng.multinomial(m, np.full(m, 1 / m), draws) for m in (s, n))
+    return seeds, images.astype(np.float32 if n < 2**24 else float)  # exact: no count is above n
 
 # %% ../nbs/05d_intervals.ipynb #8ca3bedf
 def two_way(

@@ -89,7 +89,7 @@ def split_halves(
     if gold: weak = np.sort(weak[stratified_split(y[weak], seed, gold=gold)['gold']])
     return dict(gold=weak, student=cut['student'], validation=cut.get('validation', weak[:0]))
 
-# %% ../nbs/06b_probe.ipynb #8eb6eb3d
+# %% ../nbs/06b_probe.ipynb #759ad5bf
 def probe_images(config: ProbeConfig, data=None) -> tuple[ImageSet, ImageSet]:
     "Images to learn from and images to test on."
     if config.split == 'openai':
@@ -117,7 +117,8 @@ def load_probe(
     else: parts = split_halves(pool.y, config.teacher_seed, config.gold, config.validation, config.train_size)
     there = lambda a: torch.from_numpy(np.array(a)).to(device)
     features = seen(config.student) + seen(config.teacher)
-    key = content_hash([pool.key, test.key, *(Path(f.filename).parent.name for f in features)])  # the folders are named by content
+    named = [Path(f.filename).parent.name for f in features]  # by content
+    key = content_hash([pool.key, test.key, *named])
     return ProbeTask(*map(there, features), there(pool.y), there(test.y), {k: there(v) for k, v in parts.items()},
                      pool.classes, key)
 
@@ -246,7 +247,7 @@ def _teach(configs: list, task: ProbeTask, store: Store, force: bool, title: str
                         schedule=c.schedule, monitor=look if watch else lambda *_: None, title=title)
     return _Taught(stack, look.history, say, x, test_x, time.perf_counter() - start)
 
-# %% ../nbs/06b_probe.ipynb #e96c4de9
+# %% ../nbs/06b_probe.ipynb #7f30e316
 def _probe_record(config: ProbeConfig, id: str, k: int, task: ProbeTask, taught: _Taught, about: dict) -> Record:
     "The record of one head."
     s, v = task.parts['student'], task.parts['validation']
@@ -262,6 +263,9 @@ def _probe_record(config: ProbeConfig, id: str, k: int, task: ProbeTask, taught:
     p = taught.say['teacher'](task.weak_x[s]).double().softmax(-1)
     m |= dict(teacher_on_student_images=accuracy(p, task.y[s]), teacher_entropy=float(torch.special.entr(p).sum(-1).mean()),
               student_images=len(s), gold_labels=len(task.parts['gold']))
+    if config.split == 'openai':  # its authors state the weak accuracy of all images, taught and tested
+        n, k = len(s), len(task.test_y)
+        m['teacher_all'] = (n * m['teacher_on_student_images'] + k * m['teacher']) / (n + k)
     status, message = run_status([] if finite else ['student'], m, config.method_params, len(task.classes))
     seconds, n = taught.seconds, len(taught.stack.heads)
     return Record(

@@ -66,11 +66,11 @@ def resolve_probe(
         teacher_seed=said.seed if said.teacher_seed is None else said.teacher_seed, **kept,
         **{k: pick(k) for k in ('teacher', 'student', 'train_size', 'lr', 'epochs', 'precision')})
 
-# %% ../nbs/06c_protocols.ipynb #615e637e
+# %% ../nbs/06c_protocols.ipynb #094be0a4
 def _batches_of(configs: list) -> list[list]:
-    "Configurations that can be trained together: equal but for the head."
+    "Configurations that can be trained together: equal but for the head. Heads with one loss are neighbours."
     groups = {}
-    for c in configs:
+    for c in sorted(configs, key=lambda c: (c.method, content_hash(c.method_params))):
         rest = {k: v for k, v in c.plain().items() if k not in ('method', 'method_params', 'lr', 'weight_decay')}
         groups.setdefault(content_hash(rest), []).append(c)
     return list(groups.values())

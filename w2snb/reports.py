@@ -76,13 +76,13 @@ def run_table(
 def _percent(fraction) -> str:
     return '-' if fraction is None or np.isnan(fraction) else f'{100 * fraction:.1f}'
 
-# %% ../nbs/13_reports.ipynb #cc93d976
+# %% ../nbs/13_reports.ipynb #a344a030
 def _published(record: Record, role: str) -> str:
     "Published numbers of a role, each with the recipe it was obtained with if that is not ours."
     standard = resolve(record.experiment, record.method, record.seed).plain() if record.experiment in EXPERIMENTS else {}
     free = {'seed', 'teacher_seed', 'method_params', 'precision'}
     if any(record.params.get(k) != v for k, v in standard.items() if k not in free): return '-'
-    wanted, own = record.method if role == 'student' else ROLES[role], record.params['recipe']
+    wanted, own = record.method if role == 'student' else ROLES[role], record.params.get('recipe', 'probe')
     found = [f"{r['percent']:.2f}" + ('' if r['recipe'] == own else f" (recipe {r['recipe']})")
              for r in published(record.experiment) if r['quantity'] == wanted]
     return ', '.join(found) or '-'
@@ -137,7 +137,7 @@ def plot_weights(
     ax.figure.colorbar(image, ax=ax, label='images (%)')
     return ax
 
-# %% ../nbs/13_reports.ipynb #752cca1e
+# %% ../nbs/13_reports.ipynb #87719013
 def stacked_hits(
     records: list, # of one experiment and method, one per seed
 ) -> dict: # role -> bool [s, n], seeds in order
@@ -145,15 +145,16 @@ def stacked_hits(
     records = sorted(records, key=lambda r: r.seed)
     if len({r.seed for r in records}) < len(records):
         raise ValueError("two records of one seed: select one setting per method first")
-    return {role: np.stack([r.hits(role) for r in records]) for role in ROLES}
+    there = [role for role in ROLES if all(role in r.correct for r in records)]  # a student alone needs labels of its own
+    return {role: np.stack([r.hits(role) for r in records]) for role in there}
 
-# %% ../nbs/13_reports.ipynb #d57a98f0
+# %% ../nbs/13_reports.ipynb #bca2f6c7
 def _row(records: list) -> dict:
     "One experiment and method over its seeds: intervals, fractions."
     h = stacked_hits(records)
-    row = {name: two_way(h, lambda a, role=role: a[role]) for role, name in ROLES.items()}
+    row = {name: two_way(h, lambda a, role=role: a[role]) if role in h else None for role, name in ROLES.items()}
     row['student - teacher'] = two_way(h, lambda a: a['student'] - a['teacher'])
-    row['student - student alone'] = two_way(h, lambda a: a['student'] - a['student_alone'])
+    row['student - student alone'] = two_way(h, lambda a: a['student'] - a['student_alone']) if 'student_alone' in h else None
     told = all(r.params['supervision'] == 'teacher' for r in records)
     row['PGR'] = (pgr_interval(h['teacher'], h['student'], h['ceiling']) or 'no gap') if told else None
     return row | dict(n=len(records))
