@@ -224,7 +224,7 @@ def data_folder(
     if not Path(data).is_dir(): raise FileNotFoundError(f"data folder {str(data)!r} does not exist")
     return Path(data)
 
-# %% ../nbs/02_data.ipynb #ea459a25
+# %% ../nbs/02_data.ipynb #bcd89cae
 def load_images(
     dataset: str, # a key of `DATASETS`
     split: str = 'train', # 'train', 'test' or 'val'; digits have one set for both
@@ -238,15 +238,15 @@ def load_images(
     for place in [folder/dataset, folder] if folder else []:
         if shards := sorted(place.glob(f'{split}-*.parquet')) or sorted(place.glob(f'data/{split}-*.parquet')):
             return cached(shards, place, lambda: from_parquet(shards, dataset))
-        theirs = TORCHVISION_FILES[dataset]
-        if files := sorted((place/theirs['folder']).glob(theirs[split])):
+        theirs = TORCHVISION_FILES.get(dataset, {})
+        if split in theirs and (files := sorted((place/theirs['folder']).glob(theirs[split]))):
             files.append(place/theirs['folder']/theirs['meta'])
             return cached(files, place, lambda: from_torchvision(place, dataset, split))
         if (place/split).is_dir():
             files = sorted(f for f in (place/split).rglob('*') if f.is_file())
             size = DATASETS[dataset].get('size')
             return cached(files, place/split, lambda: from_folder(place/split, dataset, size), size)
-    if os.environ.get('W2SNB_DOWNLOAD') == '1':
+    if os.environ.get('W2SNB_DOWNLOAD') == '1' and split in TORCHVISION_FILES.get(dataset, {}):
         place = folder or cache_folder()/'downloads'
         from_torchvision(place, dataset, split, download=True)
         return load_images(dataset, split, place)

@@ -247,7 +247,7 @@ def _teach(configs: list, task: ProbeTask, store: Store, force: bool, title: str
                         schedule=c.schedule, monitor=look if watch else lambda *_: None, title=title)
     return _Taught(stack, look.history, say, x, test_x, time.perf_counter() - start)
 
-# %% ../nbs/06b_probe.ipynb #7f30e316
+# %% ../nbs/06b_probe.ipynb #84df8ec3
 def _probe_record(config: ProbeConfig, id: str, k: int, task: ProbeTask, taught: _Taught, about: dict) -> Record:
     "The record of one head."
     s, v = task.parts['student'], task.parts['validation']
@@ -264,8 +264,9 @@ def _probe_record(config: ProbeConfig, id: str, k: int, task: ProbeTask, taught:
     m |= dict(teacher_on_student_images=accuracy(p, task.y[s]), teacher_entropy=float(torch.special.entr(p).sum(-1).mean()),
               student_images=len(s), gold_labels=len(task.parts['gold']))
     if config.split == 'openai':  # its authors state the weak accuracy of all images, taught and tested
-        n, k = len(s), len(task.test_y)
-        m['teacher_all'] = (n * m['teacher_on_student_images'] + k * m['teacher']) / (n + k)
+        taught_on, tested_on = len(s), len(task.test_y)
+        right = taught_on * m['teacher_on_student_images'] + tested_on * m['teacher']
+        m['teacher_all'] = right / (taught_on + tested_on)
     status, message = run_status([] if finite else ['student'], m, config.method_params, len(task.classes))
     seconds, n = taught.seconds, len(taught.stack.heads)
     return Record(

@@ -87,7 +87,7 @@ def _published(record: Record, role: str) -> str:
              for r in published(record.experiment) if r['quantity'] == wanted]
     return ', '.join(found) or '-'
 
-# %% ../nbs/13_reports.ipynb #53d446c6
+# %% ../nbs/13_reports.ipynb #37b055c3
 def verdict(
     record: Record,
 ) -> str: # one sentence
@@ -99,8 +99,8 @@ def verdict(
                 "the same network with the labels alone (one run, no interval).")
     share = record.metrics.get('pgr')
     closed = '' if share is None else f", {100 * share:.0f} % of the gap to the ceiling"
-    return (f"The student is {_ahead(m['student'] - m['teacher'])} its teacher{closed}, and "
-            f"{_ahead(m['student'] - m['student_alone'])} the student alone (one run, no interval).")
+    alone = '' if m['student_alone'] is None else f", and {_ahead(m['student'] - m['student_alone'])} the student alone"
+    return f"The student is {_ahead(m['student'] - m['teacher'])} its teacher{closed}{alone} (one run, no interval)."
 
 def _ahead(difference: float) -> str:
     return f"{100 * abs(difference):.1f} points {'ahead of' if difference >= 0 else 'behind'}"
