@@ -73,7 +73,7 @@ register_experiment(Experiment(
     'cifar100-resnet56_from_resnet20', 'cifar100', 'resnet20', 'resnet56', 'crd', supervision='teacher+labels',
     heard='view', about='CIFAR-100, first pair of Guo et al. 2024'))
 
-# %% ../nbs/11_experiments.ipynb #7b7dd82a
+# %% ../nbs/11_experiments.ipynb #f0b995a7
 def _cifar_probe(teacher: str, name: str, **more) -> ProbeExperiment:
     return register_experiment(ProbeExperiment(
         f'cifar100-mobilenetv2_100_from_{name}', 'cifar100', teacher, 'mobilenetv2_100@128', precision='bf16',
@@ -84,6 +84,8 @@ PROBES = [_cifar_probe(*p[:2], **dict(p[2:])) for p in (
     ('mobilenetv1_100@96', 'mobilenetv1_100_96'), ('squeezenet1_1@96', 'squeezenet1_1_96_2500_labels', ('gold', 2500)))]
 for e in PROBES:
     register_experiment(replace(e, name=f'{e.name}-calibrated', calibrated=True, about=f'{e.about}, temperature-scaled teacher'))
+
+register_experiment(replace(PROBES[0], name='cifar100-mobilenetv2_100_from_many', about='the same for any teacher given by name'))
 
 DIGITS_PROBE = register_experiment(ProbeExperiment(
     'digits-random_cnn_from_pixels', 'digits', 'digits_pixels', 'digits_random_cnn', gold=30, validation=.15, test=500, batch=64,

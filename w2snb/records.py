@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Record', 'parse_record', 'Store', 'shared_fit', 'write_jsonl', 'read_records']
 
-# %% ../nbs/05a_records.ipynb #c174e65a
-import json, math, os, tempfile, warnings
+# %% ../nbs/05a_records.ipynb #58dc3d77
+import json, lzma, math, os, tempfile, warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
@@ -140,21 +140,24 @@ def shared_fit(
     write_atomic(path, _fit_to_bytes(fit))
     return fit
 
-# %% ../nbs/05a_records.ipynb #6e68f406
+# %% ../nbs/05a_records.ipynb #106e3c75
 def write_jsonl(
     records: Iterable[Record],
-    path, # a .jsonl file, replaced
+    path, # a .jsonl file, replaced; .jsonl.xz: compressed
 ) -> Path:
     "Records one a line, sorted by experiment, method and seed."
     rank = lambda r: (r.experiment, r.method, r.seed, r.id)
-    return write_atomic(path, ''.join(r.to_json() for r in sorted(records, key=rank)))
+    text = ''.join(r.to_json() for r in sorted(records, key=rank)).encode()
+    return write_atomic(path, lzma.compress(text, preset=9) if Path(path).suffix == '.xz' else text)
 
 def read_records(
-    path, # a .jsonl file, or the folder of a store
+    path, # a .jsonl or .jsonl.xz file, or the folder of a store
 ) -> list[Record]:
     "Records from committed results or from a store."
     path = Path(path)
     if path.is_dir(): return Store(path).records()
     if not path.exists(): raise FileNotFoundError(f"no records at {shown_path(path)}")
-    lines = path.read_text().splitlines()
+    try: text = lzma.decompress(path.read_bytes()).decode() if path.suffix == '.xz' else path.read_text()
+    except lzma.LZMAError as e: raise ValueError(f"{shown_path(path)} is not a whole compressed file ({e})") from None
+    lines = text.splitlines()
     return [parse_record(line, f'{shown_path(path)} line {i}') for i, line in enumerate(lines, 1)]
