@@ -109,7 +109,7 @@ def test_features_that_are_not_finite_are_refused(cache):
         return net
 
     try:
-        with pytest.raises(ValueError, match="features of broken are not all finite"):
+        with pytest.raises(ValueError, match="features of digits are not all finite"):
             frozen_features(digits()[:50], Backbone("broken", 8, "logits", mean=(0.3,), std=(0.4,)), device="cpu", progress=False)
     finally:
         NETWORKS.pop("broken")

@@ -209,10 +209,10 @@ def _commit(root) -> str | None:
     if head.returncode: return None
     return head.stdout.strip() + ('+changes' if changed.stdout.strip() else '')
 
-# %% ../nbs/00_core.ipynb #6921e74e
+# %% ../nbs/00_core.ipynb #6cf9ea4a
 # modules that can change a result
 CODE = ('core', 'methods', 'imitation', 'confidence', 'divergences', 'features', 'data', 'models', 'train', 'evaluate', 'runs',
-        'frozen', 'heads', 'probe', 'experiments')
+        'frozen', 'heads', 'labels', 'tasks', 'probe', 'protocols', 'experiments')
 
 @functools.cache
 def code_hashes() -> dict: # module -> hash of its text, as of the first call

@@ -22,7 +22,7 @@ from torch import Tensor
 from .core import (RESULT_VERSION, array_hash, cache_folder, check_choice, content_hash, file_hash, shown_path,
                         stream_seed, write_atomic)
 
-# %% ../nbs/02_data.ipynb #212c8f24
+# %% ../nbs/02_data.ipynb #eb87af55
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     "Images and their classes; raises `ValueError` where shapes or classes do not fit."
@@ -30,6 +30,7 @@ class ImageSet:
     y: np.ndarray # int64 [n], index into `classes`
     classes: tuple # class names, sorted
     name: str
+    files: tuple = () # where each image came from, relative to the folder that was read; empty if not from files
 
     def __post_init__(self):
         if self.x.dtype != np.uint8 or self.x.ndim != 4:
@@ -42,19 +43,21 @@ class ImageSet:
 
     def __getitem__(self, index): # an index array or a slice
         "A subset, in the given order."
-        return ImageSet(self.x[index], self.y[index], self.classes, self.name)
+        files = tuple(np.array(self.files, object)[index]) if self.files else ()
+        return ImageSet(self.x[index], self.y[index], self.classes, self.name, files)
 
     @cached_property
     def key(self) -> str:
         "A name for the content: equal images, labels and classes have an equal key."
         return content_hash([array_hash(self.x, self.y), list(self.classes)])
 
-# %% ../nbs/02_data.ipynb #c3fee16c
+# %% ../nbs/02_data.ipynb #4fe716ad
 def canonical(
     x: np.ndarray, # uint8 [n, h, w, channels]
     y: np.ndarray, # index into `names` [n]
     names: list, # class names in the source's own order
     name: str, # of the dataset
+    files: list = (), # their names, if they have any
 ) -> ImageSet: # ordered by pixels, classes by name
     "One `ImageSet` for the same images, whatever the order of files and class numbers."
     y, order = np.asarray(y, dtype=np.int64), sorted(range(len(names)), key=lambda i: names[i])
@@ -62,7 +65,8 @@ def canonical(
         raise ValueError(f"{name}: labels run from {y.min()} to {y.max()}, but there are {len(names)} classes")
     y = np.argsort(order)[y]
     rank = sorted(range(len(x)), key=lambda i: (array_hash(x[i]), y[i]))
-    return ImageSet(np.ascontiguousarray(x[rank]), y[rank], tuple(names[i] for i in order), name)
+    kept = tuple(files[i] for i in rank) if files else ()
+    return ImageSet(np.ascontiguousarray(x[rank]), y[rank], tuple(names[i] for i in order), name, kept)
 
 # %% ../nbs/02_data.ipynb #d6a5caa7
 def digits() -> ImageSet: # 1,797 images of 8x8x1
@@ -130,7 +134,7 @@ def from_parquet(
         images, y, names = images + more, y + labels, names or said
     return canonical(_stack(images, files[0]), y, names or [f'{i:04d}' for i in range(max(y) + 1)], name)
 
-# %% ../nbs/02_data.ipynb #7068d979
+# %% ../nbs/02_data.ipynb #d5cbb961
 IMAGE_ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
 
 def from_folder(
@@ -144,16 +148,18 @@ def from_folder(
     files = [(f, i) for i, c in enumerate(names)
              for f in sorted((folder/c).rglob('*')) if f.suffix.lower() in IMAGE_ENDINGS]
     if not files: raise ValueError(f"{shown_path(folder)} holds no images: expected <class>/<image>.png")
-    images, labels, bad = [], [], []
+    images, labels, read, bad = [], [], [], []
     for f, i in files:
-        try: images.append(_decode(f.read_bytes(), shown_path(f), size)); labels.append(i)
+        try:
+            images.append(_decode(f.read_bytes(), shown_path(f), size))
+            labels.append(i); read.append(f.relative_to(folder).as_posix())
         except ValueError as e: bad.append(str(e))
     if bad and 100 * len(bad) >= len(files): raise ValueError(f"{bad[0]} ({len(bad)} of {len(files)} images are not)")
     if bad: warnings.warn(f"{len(bad)} of {len(files)} images are left out: {'; '.join(bad[:3])}")
     if empty := sorted(set(range(len(names))) - set(labels)):
         raise ValueError(f"{shown_path(folder)}: class {names[empty[0]]!r} has no images")
     if len(names) < 2: raise ValueError(f"{shown_path(folder)} has one class, {names[0]!r}: there is nothing to tell apart")
-    return canonical(_stack(images, folder), np.array(labels), names, name)
+    return canonical(_stack(images, folder), np.array(labels), names, name, read)
 
 def from_torchvision(
     folder, # holds torchvision's own files, e.g. `cifar-100-python/`
@@ -167,18 +173,18 @@ def from_torchvision(
     d = kind(str(folder), train=split == 'train', download=download)
     return canonical(d.data, np.array(d.targets), d.classes, dataset)
 
-# %% ../nbs/02_data.ipynb #23884715
+# %% ../nbs/02_data.ipynb #9b5197af
 def _open_cache(folder: Path) -> ImageSet | None:
     "The cached set, memory-mapped; None if it is missing or damaged."
     try:
         meta = json.loads((folder/'meta.json').read_text())
         x, y = np.load(folder/'x.npy', mmap_mode='r'), np.load(folder/'y.npy')
-        s = ImageSet(x, y, tuple(meta['classes']), meta['name'])
+        s = ImageSet(x, y, tuple(meta['classes']), meta['name'], tuple(meta.get('files', ())))
     except (OSError, ValueError, KeyError, EOFError): return None
     s.__dict__['key'] = meta['key']  # computed when the cache was written
     return s
 
-# %% ../nbs/02_data.ipynb #0830302a
+# %% ../nbs/02_data.ipynb #9ed28713
 def cached(
     sources: list, # files the images come from
     base, # the folder their names are relative to: in a tree of images, folders are labels
@@ -195,7 +201,7 @@ def cached(
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix='.'))
         for name, array in dict(x=s.x, y=s.y).items():
             with open(temporary/f'{name}.npy', 'wb') as f: np.save(f, array); f.flush(); os.fsync(f.fileno())
-        write_atomic(temporary/'meta.json', json.dumps(dict(name=s.name, classes=s.classes, key=s.key)))
+        write_atomic(temporary/'meta.json', json.dumps(dict(name=s.name, classes=s.classes, key=s.key, files=s.files)))
         if folder.exists() and _open_cache(folder) is None: shutil.rmtree(folder)  # damaged: replace it
         os.replace(temporary, folder)
     except OSError as e:
@@ -203,13 +209,14 @@ def cached(
         if _open_cache(folder) is None: warnings.warn(f"decoded images are not kept: {e}")
     return _open_cache(folder) or s
 
-# %% ../nbs/02_data.ipynb #f3c7d96a
+# %% ../nbs/02_data.ipynb #5aeb0328
 DATASETS = dict(  # pixel mean and standard deviation on 0..1, as the papers' recipes give them
     digits=dict(mean=(.305,), std=(.376,)),
     cifar10=dict(mean=(.4914, .4822, .4465), std=(.2470, .2435, .2616)),
     cifar100=dict(mean=(.5071, .4865, .4409), std=(.2673, .2564, .2762)),
     # `size`: photographs of any shape are scaled and cut to it when they are decoded
-    imagenet_val=dict(mean=(.485, .456, .406), std=(.229, .224, .225), size=224))
+    imagenet_val=dict(mean=(.485, .456, .406), std=(.229, .224, .225), size=224),
+    folder=dict(mean=(.485, .456, .406), std=(.229, .224, .225), size=224))  # anybody's images
 TORCHVISION_FILES = dict(  # dataset -> folder, files of each split
     cifar10=dict(folder='cifar-10-batches-py', train='data_batch_*', test='test_batch', meta='batches.meta'),
     cifar100=dict(folder='cifar-100-python', train='train', test='test', meta='meta'))
@@ -224,15 +231,15 @@ def data_folder(
     if not Path(data).is_dir(): raise FileNotFoundError(f"data folder {str(data)!r} does not exist")
     return Path(data)
 
-# %% ../nbs/02_data.ipynb #bcd89cae
+# %% ../nbs/02_data.ipynb #8fed1f9b
 def load_images(
     dataset: str, # a key of `DATASETS`
-    split: str = 'train', # 'train', 'test' or 'val'; digits have one set for both
+    split: str = 'train', # 'train', 'test' or 'val'; 'all' for a folder of classes; digits have one set for both
     data=None, # folder that holds the dataset, or a folder named after it; None: `W2SNB_DATA`
 ) -> ImageSet:
     "A dataset by name from wherever it lies; raises `FileNotFoundError` with what was looked for."
     check_choice(dataset, DATASETS, 'dataset')
-    check_choice(split, ('train', 'test', 'val'), 'split')
+    check_choice(split, ('train', 'test', 'val', 'all'), 'split')
     if dataset == 'digits': return digits()
     folder = data_folder(data)
     for place in [folder/dataset, folder] if folder else []:
@@ -242,10 +249,10 @@ def load_images(
         if split in theirs and (files := sorted((place/theirs['folder']).glob(theirs[split]))):
             files.append(place/theirs['folder']/theirs['meta'])
             return cached(files, place, lambda: from_torchvision(place, dataset, split))
-        if (place/split).is_dir():
-            files = sorted(f for f in (place/split).rglob('*') if f.is_file())
+        if (tree := place/split).is_dir() or (dataset == 'folder' and split == 'all' and (tree := place).is_dir()):
+            files = sorted(f for f in tree.rglob('*') if f.suffix.lower() in IMAGE_ENDINGS)
             size = DATASETS[dataset].get('size')
-            return cached(files, place/split, lambda: from_folder(place/split, dataset, size), size)
+            return cached(files, tree, lambda: from_folder(tree, dataset, size), size)
     if os.environ.get('W2SNB_DOWNLOAD') == '1' and split in TORCHVISION_FILES.get(dataset, {}):
         place = folder or cache_folder()/'downloads'
         from_torchvision(place, dataset, split, download=True)

@@ -6,7 +6,7 @@
 __all__ = ['EXPERIMENTS', 'CHOSEN', 'GOLD', 'DIGITS', 'PROBES', 'DIGITS_PROBE', 'Experiment', 'register_experiment', 'resolve',
            'run_many', 'run', 'published']
 
-# %% ../nbs/11_experiments.ipynb #cb4e566e
+# %% ../nbs/11_experiments.ipynb #73587b5b
 import csv, warnings
 from dataclasses import dataclass, field, replace
 from numbers import Integral
@@ -16,10 +16,10 @@ from .data import data_folder
 from .losses import Method, get_method
 from .models import check_network
 from .parameters import check_parameters
-from .probe import ProbeConfig
 from .protocols import ProbeExperiment, resolve_probe, run_probes
 from .records import Record, Store
 from .runs import Config, Run, compute, load_task, run_id
+from .tasks import ProbeConfig
 from .train import RECIPES
 
 # %% ../nbs/11_experiments.ipynb #d7eb457a
@@ -73,7 +73,7 @@ register_experiment(Experiment(
     'cifar100-resnet56_from_resnet20', 'cifar100', 'resnet20', 'resnet56', 'crd', supervision='teacher+labels',
     heard='view', about='CIFAR-100, first pair of Guo et al. 2024'))
 
-# %% ../nbs/11_experiments.ipynb #f0b995a7
+# %% ../nbs/11_experiments.ipynb #32328b7e
 def _cifar_probe(teacher: str, name: str, **more) -> ProbeExperiment:
     return register_experiment(ProbeExperiment(
         f'cifar100-mobilenetv2_100_from_{name}', 'cifar100', teacher, 'mobilenetv2_100@128', precision='bf16',
@@ -86,6 +86,10 @@ for e in PROBES:
     register_experiment(replace(e, name=f'{e.name}-calibrated', calibrated=True, about=f'{e.about}, temperature-scaled teacher'))
 
 register_experiment(replace(PROBES[0], name='cifar100-mobilenetv2_100_from_many', about='the same for any teacher given by name'))
+
+register_experiment(ProbeExperiment(
+    'probe', 'folder', 'squeezenet1_1', 'mobilenetv2_100', validation=.1,
+    about='images of your own: give data, student, and teacher as a backbone or as a file of labels'))
 
 DIGITS_PROBE = register_experiment(ProbeExperiment(
     'digits-random_cnn_from_pixels', 'digits', 'digits_pixels', 'digits_random_cnn', gold=30, validation=.15, test=500, batch=64,

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['IMAGENET', 'BACKBONES', 'HEADS', 'Backbone', 'get_backbone', 'Pass', 'Embedder', 'features_id', 'frozen_features']
 
-# %% ../nbs/06_frozen.ipynb #acb6f66c
+# %% ../nbs/06_frozen.ipynb #dbd8ac7e
 import json, os, shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -186,33 +187,34 @@ def _done(file: Path, n: int) -> int:
     try: return min(int(file.read_text()), n)
     except (OSError, ValueError): return 0
 
-# %% ../nbs/06_frozen.ipynb #d1dbc62a
-@torch.inference_mode()
-def _fill(x: np.ndarray, work: Path, images: ImageSet, embedder: Embedder, precision: str, device, batch: int, shard: int, title):
+# %% ../nbs/06_frozen.ipynb #58bef996
+def _fill(x: np.ndarray, work: Path, images: ImageSet, ask: Callable, done: int, batch: int, shard: int, title):
     "Ask the network about all images that are left, and note each finished shard."
-    done, n = _done(work/'done', len(images)), len(images)
-    with tqdm(total=n, initial=done, desc=title, unit='image', disable=title is None, mininterval=1.) as bar:
-        for start in range(done, n, shard):
-            stop = min(start + shard, n)
+    with tqdm(total=len(x), initial=done, desc=title, unit='image', disable=title is None, mininterval=1.) as bar:
+        for start in range(done, len(x), shard):
+            stop = min(start + shard, len(x))
             for i in range(start, stop, batch):
                 part = slice(i, min(i + batch, stop))
-                with autocast(device, precision):
-                    x[part] = embedder(torch.from_numpy(np.array(images.x[part])).to(device)).cpu().numpy()
+                x[part] = ask(images.x[part])
                 bar.update(part.stop - part.start)
             x.flush()
             write_atomic(work/'done', str(stop))
     if not np.isfinite(x).all():
-        raise ValueError(f"features of {embedder.backbone.network} are not all finite: is its checkpoint right?")
+        raise ValueError(f"features of {images.name} are not all finite: is the checkpoint right?")
 
-# %% ../nbs/06_frozen.ipynb #6c9f783f
+# %% ../nbs/06_frozen.ipynb #39761c5a
 def _extract(folder: Path, images: ImageSet, embedder: Embedder, precision: str, device, batch: int, shard: int, title):
     "Make the folder of finished features."
     work = folder.with_name('.' + folder.name)
     work.mkdir(exist_ok=True)
-    with torch.inference_mode(): d = embedder(torch.from_numpy(np.array(images.x[:1])).to(device)).shape[1]
-    x = _allocate(work/'x.npy', (len(images), d))
-    _fill(x, work, images, embedder, precision, device, batch, shard, title)
-    about = dict(shape=[len(images), d], backbone=asdict(embedder.backbone), images=images.name)
+    @torch.inference_mode()
+    def ask(x):
+        with autocast(device, precision): return embedder(torch.from_numpy(np.array(x)).to(device)).cpu().numpy()
+    first = ask(images.x[:batch])  # tells how many features there are
+    x = _allocate(work/'x.npy', (len(images), first.shape[1]))
+    x[:batch] = first
+    _fill(x, work, images, ask, max(_done(work/'done', len(x)), len(first)), batch, shard, title)
+    about = dict(shape=list(x.shape), backbone=asdict(embedder.backbone), images=images.name)
     write_atomic(work/'meta.json', json.dumps(about))
     shutil.rmtree(folder, ignore_errors=True)  # damaged, if it exists
     os.replace(work, folder)

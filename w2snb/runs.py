@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VERSIONS', 'Config', 'Task', 'load_task', 'run_id', 'source_of_added', 'check_runnable', 'feature_objective', 'Run',
-           'logit_metrics', 'run_status', 'named_history', 'compute']
+           'role_metrics', 'logit_metrics', 'run_status', 'named_history', 'compute']
 
 # %% ../nbs/05c_runs.ipynb #0b2aa677
 import inspect, time
@@ -218,17 +218,21 @@ def _student_fit(run: Run, id: str, teacher: Fit) -> Fit:
         return fit
     return shared_fit(run.store, id, build, make, run.forced is not None or not method.builtin)
 
-# %% ../nbs/05c_runs.ipynb #8625a8fd
+# %% ../nbs/05c_runs.ipynb #71dba0ec
+def role_metrics(role: str, logits: Tensor, y: Tensor) -> dict: # logits [n, c], true classes [n] -> fractions
+    "What test logits tell of one network."
+    return {role: accuracy(logits, y), f'{role}_top5': top_k_accuracy(logits, y),
+            f'{role}_effective_classes': effective_classes(logits), f'{role}_calibration_error': calibration_error(logits, y)}
+
 def logit_metrics(
     say: dict, # role -> logits of the test images [n, c]; 'student_alone' may be missing
     y: Tensor, # their true classes [n]
     told: bool, # the student sees weak labels only
+    known: dict | None = None, # role -> `role_metrics`, where they are known
 ) -> dict: # fractions
     "What test logits tell of a run."
-    m = {k: accuracy(logits, y) for k, logits in say.items()}
-    m |= {f'{k}_top5': top_k_accuracy(logits, y) for k, logits in say.items()}
-    m |= {f'{k}_effective_classes': effective_classes(logits) for k, logits in say.items()}
-    m |= {f'{k}_calibration_error': calibration_error(logits, y) for k, logits in say.items()}
+    m = {}
+    for role, logits in say.items(): m |= (known or {}).get(role) or role_metrics(role, logits, y)
     return m | dict(
         # where the student sees labels, no gap is recovered: what counts there is gain_over_alone
         pgr=pgr(m['teacher'], m['student'], m['ceiling']) if told else None,
