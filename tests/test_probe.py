@@ -300,3 +300,60 @@ def test_a_teacher_with_another_label_set_is_refused(small_imagenet, store):
 
 def test_images_are_read_by_size(small_imagenet):
     assert load_images("imagenet_val", "val", small_imagenet).x.shape == (120, 224, 224, 3)
+
+
+@pytest.fixture
+def own_images(small_imagenet):
+    """Somebody's own folder of classes, and a labeller who is right three times out of four."""
+    folder = photographs(small_imagenet / "mine", each=60, seed=3)
+    rng = np.random.default_rng(0)
+    lines = ["file,class"]
+    for file in sorted(folder.rglob("*.png")):
+        c = int(file.parent.name[-1])
+        lines.append(f"{file.relative_to(folder)},class{c if rng.random() < 0.75 else (c + 1) % 3}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return dict(data=folder, student="strong", device="cpu", progress=False, epochs=5)
+
+
+def test_images_of_ones_own_with_a_file_of_labels(own_images, store):
+    """The records know the labeller, test on a fifth, and a strong student beats random errors."""
+    labels = own_images["data"] / "labels.csv"
+    records = run_many("probe", ["soft_ce", "acd"], [0, 1], teacher=str(labels), lr=0.01, **own_images)
+    m = records[0].metrics
+    assert m["test_images"] == 36 and m["gold_labels"] == 0 and 0.5 < m["teacher"] < 0.95
+    assert m["student"] >= m["teacher"] and "student_alone" not in m
+    assert records[0].correct["teacher"] == records[2].correct["teacher"]  # the test images are those of every seed
+
+
+def test_images_of_ones_own_with_a_backbone(own_images, store):
+    """Class folders alone: half for the teacher, half for the student."""
+    record = run("probe", "soft_ce", teacher="random:squeezenet1_1@64", **own_images)
+    assert record.metrics["student_images"] == 72 and record.metrics["gold_labels"] > 40
+    assert {"teacher", "student", "student_alone", "ceiling"} == set(record.correct)
+
+
+def test_recommendation_for_images_of_ones_own(own_images, store):
+    from w2snb.experiments import recommend
+
+    advice = recommend("probe", teacher=str(own_images["data"] / "labels.csv"), **own_images)
+    assert len(advice) == 20 and advice[0]["validation"] >= advice[-1]["validation"]
+    assert not list(store.glob("*.json"))  # trials leave no record
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda t: t.replace("class2\n", "cow\n", 1), "says 'cow', which is none of the 3 classes"),
+    (lambda t: "\n".join(t.split("\n")[:-5]), "lacks 4 of 180 images"),
+    (lambda t: t.replace("file,", "name,"), "needs a column 'file'"),
+])
+def test_a_wrong_file_of_labels_is_one_sentence(own_images, store, change, said):
+    labels = own_images["data"] / "labels.csv"
+    labels.write_text(change(labels.read_text()))
+    with pytest.raises(ValueError, match=said):
+        run("probe", "soft_ce", teacher=str(labels), **own_images)
+
+
+def test_missing_things_are_named(own_images, store, tmp_path):
+    with pytest.raises(FileNotFoundError, match="file of labels 'no.csv' does not exist"):
+        run("probe", "soft_ce", teacher="no.csv", **own_images)
+    with pytest.raises(FileNotFoundError, match="dataset 'folder' was not found"):
+        run("probe", "soft_ce", teacher="strong", **{k: v for k, v in own_images.items() if k != "data"})

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'CHOSEN', 'GOLD', 'DIGITS', 'PROBES', 'DIGITS_PROBE', 'Experiment', 'register_experiment', 'resolve',
-           'run_many', 'run', 'published']
+           'run_many', 'run', 'recommend', 'published']
 
-# %% ../nbs/11_experiments.ipynb #73587b5b
+# %% ../nbs/11_experiments.ipynb #49491845
 import csv, warnings
 from dataclasses import dataclass, field, replace
 from numbers import Integral
@@ -16,7 +16,7 @@ from .data import data_folder
 from .losses import Method, get_method
 from .models import check_network
 from .parameters import check_parameters
-from .protocols import ProbeExperiment, resolve_probe, run_probes
+from .protocols import COMPARED, ProbeExperiment, choose, resolve_probe, run_probes, run_trials, trial_settings
 from .records import Record, Store
 from .runs import Config, Run, compute, load_task, run_id
 from .tasks import ProbeConfig
@@ -192,6 +192,29 @@ def run(
 ) -> Record:
     "One run: experiment x method x seed."
     return run_many(experiment, [method], [seed], **overrides)[0]
+
+# %% ../nbs/11_experiments.ipynb #173bad07
+def recommend(
+    experiment: str = 'probe', # a linear probe
+    seed: int = 0,
+    *,
+    progress: bool = True,
+    **overrides, # of parameters.Parameters, but for the method and what belongs to it
+) -> list[dict]: # method, its best setting, validation accuracy and the teacher's (fractions), images; best first
+    "What labelled validation images say of every method."
+    configs = [resolve(experiment, seed=seed, **overrides | s) for m in COMPARED for s in trial_settings(m)]
+    if not isinstance(configs[0], ProbeConfig): raise ValueError(f"experiment {experiment} is no linear probe: its trials take hours")
+    said, _ = check_parameters(experiment=experiment, **overrides)
+    data_folder(said.data)
+    rows = run_trials(configs, Store(said.store or default_store()), resolve_device(said.device), data=said.data,
+                      weights=said.weights, progress=progress)
+    best = []
+    for m, setting in choose(rows, 'true_labels').items():
+        config = resolve(experiment, seed=seed, **overrides | setting)
+        row = next(r for r in rows if (r['method'], r['params'], r['lr']) == (m, config.method_params, config.lr))
+        best.append(dict(method=m, setting={k: v for k, v in setting.items() if k != 'method'}, validation=row['true_labels'],
+                         teacher=row['teacher'], images=row['images']))
+    return sorted(best, key=lambda r: -r['validation'])
 
 # %% ../nbs/11_experiments.ipynb #c8ada7ba
 def published(

@@ -56,14 +56,15 @@ def setting(
             for k, v in record.params['method_params'].items() if v != own.get(k)]
     return PRINTED.get(record.method, record.method) + (f"({', '.join(said)})" if said else '')
 
-# %% ../nbs/13_reports.ipynb #774f9818
+# %% ../nbs/13_reports.ipynb #0d3d6e35
 def run_table(
     record: Record,
 ) -> pd.DataFrame: # percent of one run
     "Teacher, student alone, student and ceiling of one run, beside published numbers if it is the published run."
     p, told = record.params, record.params['supervision'] == 'teacher'
+    given = str(p['teacher']).endswith('.csv')
     learned = dict(
-        teacher='true labels', ceiling="true labels of the student's images",
+        teacher='a file of labels' if given else 'true labels', ceiling="true labels of the student's images",
         student=f'{setting(record)} on the teacher' + ('' if told else ', and true labels'),
         student_alone='true labels the teacher had' if told else 'true labels (= ceiling)')
     rows = {name: {
