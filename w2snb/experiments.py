@@ -193,7 +193,7 @@ def run(
     "One run: experiment x method x seed."
     return run_many(experiment, [method], [seed], **overrides)[0]
 
-# %% ../nbs/11_experiments.ipynb #173bad07
+# %% ../nbs/11_experiments.ipynb #0a5aa3d5
 def recommend(
     experiment: str = 'probe', # a linear probe
     seed: int = 0,
@@ -203,7 +203,8 @@ def recommend(
 ) -> list[dict]: # method, its best setting, validation accuracy and the teacher's (fractions), images; best first
     "What labelled validation images say of every method."
     configs = [resolve(experiment, seed=seed, **overrides | s) for m in COMPARED for s in trial_settings(m)]
-    if not isinstance(configs[0], ProbeConfig): raise ValueError(f"experiment {experiment} is no linear probe: its trials take hours")
+    if not isinstance(configs[0], ProbeConfig):
+        raise ValueError(f"experiment {experiment} is no linear probe: its trials would take hours")
     said, _ = check_parameters(experiment=experiment, **overrides)
     data_folder(said.data)
     rows = run_trials(configs, Store(said.store or default_store()), resolve_device(said.device), data=said.data,
