@@ -183,7 +183,7 @@ def compute_probes(
     taught = _teach(configs, task, store, force, title)
     return [_probe_record(c, probe_id(c, task), k, task, taught, about) for k, c in enumerate(configs)]
 
-# %% ../nbs/06d_probe.ipynb #dc814124
+# %% ../nbs/06d_probe.ipynb #af5abecd
 def probe_trials(
     configs: list, # of one seed, as for `compute_probes`
     task: ProbeTask,
@@ -198,4 +198,5 @@ def probe_trials(
     share = lambda a, b: float((a == b).double().mean())
     about = dict(teacher=share(weak, task.y[v]), images=len(v))
     return [dict(experiment=c.experiment, method=c.method, params=c.method_params, lr=c.lr, weight_decay=c.weight_decay,
-                 seed=c.seed, true_labels=share(s, task.y[v]), weak_labels=share(s, weak), **about) for c, s in zip(configs, said)]
+                 seed=c.seed, true_labels=share(s, task.y[v]), weak_labels=share(s, weak), **about)
+            for c, s in zip(configs, said)]
