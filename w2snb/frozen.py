@@ -22,7 +22,7 @@ from .core import (RESULT_VERSION, array_hash, autocast, cache_folder, check_cho
 from .data import ImageSet, normalise, to_float
 from .models import build_model, check_network, feature_stages, load_weights
 
-# %% ../nbs/06_frozen.ipynb #6076f956
+# %% ../nbs/06_frozen.ipynb #c875af3b
 IMAGENET = dict(mean=(.485, .456, .406), std=(.229, .224, .225))  # pixel statistics of torchvision's and most of timm's weights
 
 @dataclass(frozen=True)
@@ -34,14 +34,15 @@ class Backbone:
     checkpoint: str | None = None # file in the weights folder; 'pretrained': the library's own; None: drawn at random
     mean: tuple = IMAGENET['mean'] # per channel, of pixels in 0..1
     std: tuple = IMAGENET['std']
+    interpolation: str = 'bilinear' # or 'bicubic': how images are scaled
     options: tuple = () # (name, value) pairs for the network's constructor
     seed: int = 0 # of weights drawn at random
 
 BACKBONES = dict(
     mobilenetv2_100=Backbone('timm:mobilenetv2_100', checkpoint='mobilenetv2_100.safetensors', mean=(.5,) * 3, std=(.5,) * 3,
-                             options=(('pad_type', 'same'),)),
+                             interpolation='bicubic', options=(('pad_type', 'same'),)),
     mobilenetv1_100=Backbone('timm:mobilenetv1_100', checkpoint='mobilenetv1_100.safetensors', mean=(.5,) * 3, std=(.5,) * 3,
-                             options=(('pad_type', 'same'),)),
+                             interpolation='bicubic', options=(('pad_type', 'same'),)),
     squeezenet1_1=Backbone('torchvision:squeezenet1_1', checkpoint='squeezenet1_1.safetensors'),
     # for digits: the pixels themselves, and convolutions nobody trained
     digits_pixels=Backbone('digits_linear', size=8, mean=(.305,), std=(.376,)),
@@ -51,7 +52,7 @@ BACKBONES = dict(
     dino_resnet50=Backbone('torchvision:resnet50', checkpoint='dino_resnet50_pretrain.pth'),
     dino_vitb8=Backbone('timm:vit_base_patch8_224', checkpoint='dino_vitbase8_pretrain.pth'))
 
-# %% ../nbs/06_frozen.ipynb #124a7911
+# %% ../nbs/06_frozen.ipynb #c3d7df75
 def get_backbone(
     name: str, # [random:]<name>[@<size>]; name: a key of `BACKBONES` or models.NETWORKS, 'timm:...', 'torchvision:...'
 ) -> Backbone:
@@ -65,11 +66,13 @@ def get_backbone(
     return replace(found, size=int(size or found.size), checkpoint=None if drawn else found.checkpoint)
 
 def _timm_statistics(name: str) -> dict:
-    "Mean and standard deviation of the pixels, where timm knows them."
+    "Mean and standard deviation of the pixels and the interpolation, where timm knows them."
     if not name.startswith('timm:'): return {}
     import timm
     cfg = timm.get_pretrained_cfg(name.removeprefix('timm:'))
-    return dict(mean=tuple(cfg.mean), std=tuple(cfg.std)) if cfg else {}
+    if cfg is None: return {}
+    scaling = cfg.interpolation if cfg.interpolation in ('bilinear', 'bicubic') else 'bicubic'
+    return dict(mean=tuple(cfg.mean), std=tuple(cfg.std), interpolation=scaling)
 
 def _own_network(name: str) -> str:
     from w2snb.models import NETWORKS
@@ -111,7 +114,7 @@ def _put(model: nn.Module, name: str, module: nn.Module):
     parent, _, last = name.rpartition('.')
     setattr(model.get_submodule(parent), last, module)
 
-# %% ../nbs/06_frozen.ipynb #f272f1a8
+# %% ../nbs/06_frozen.ipynb #5e469bee
 class Embedder(nn.Module):
     "Images as bytes in, features out."
     def __init__(self,
@@ -140,7 +143,7 @@ class Embedder(nn.Module):
         b = self.backbone
         x = to_float(x)
         if x.shape[1] == 1: x = x.expand(-1, len(b.mean), -1, -1)  # grey images for a network of colours
-        if x.shape[2:] != (b.size, b.size): x = F.interpolate(x, (b.size, b.size), mode='bilinear', antialias=True)
+        if x.shape[2:] != (b.size, b.size): x = F.interpolate(x, (b.size, b.size), mode=b.interpolation, antialias=True)
         out = self.network(normalise(x, b.mean, b.std).contiguous(memory_format=torch.channels_last))
         return (out if self.seen is None else self.seen).float()
 
