@@ -80,7 +80,7 @@ def head_groups(
     starts = [i for i, h in enumerate(heads) if not i or not same(h, heads[i - 1])]
     return [slice(a, b) for a, b in zip(starts, starts[1:] + [len(heads)])]
 
-# %% ../nbs/06a_heads.ipynb #b69d227f
+# %% ../nbs/06a_heads.ipynb #7af7592c
 def _ask(head: Head, logits: Tensor, teacher: Tensor, labels: Tensor | None, progress: float) -> Tensor:  # scalar
     "The loss of one group: logits [b, c] of all its images."
     m = get_method(head.method)
@@ -100,16 +100,6 @@ def _group_gradient(head: Head, z: Tensor, teacher: Tensor, labels: Tensor | Non
     grads = iter(torch.autograd.grad(loss, [p for row in parts for p in row]))
     return torch.stack([torch.stack([next(grads) for _ in range(n)], 1) for _ in range(s)])
 
-def _gradient(heads: list, logits: Tensor, teacher: Tensor, labels: Tensor | None, clocks: tuple) -> Tensor:
-    "Gradients of all heads' losses: logits [s, b, k, c], teacher [s, b, c], labels [s, b]."
-    grad = torch.empty_like(logits)
-    for group in head_groups(heads):
-        head, z = heads[group.start], logits[:, :, group]
-        theirs = teacher[:, :, None].expand_as(z)
-        true = None if labels is None else labels[:, :, None].expand(z.shape[:3])
-        grad[:, :, group] = _group_gradient(head, z, theirs, true, clocks[get_method(head.method).clock == 'step'])
-    return grad
-
 # %% ../nbs/06a_heads.ipynb #41578228
 def _optimizer(heads: list, weight: Tensor, bias: Tensor, fused: bool) -> torch.optim.Optimizer:
     "Adam on the views of each head; the gradients are views as well."
@@ -123,7 +113,7 @@ def _optimizer(heads: list, weight: Tensor, bias: Tensor, fused: bool) -> torch.
     groups = [dict(params=p, lr=lr, initial_lr=lr, weight_decay=wd) for (lr, wd), p in settings.items()]
     return torch.optim.Adam(groups, fused=fused)
 
-# %% ../nbs/06a_heads.ipynb #83b24030
+# %% ../nbs/06a_heads.ipynb #60769f3c
 class HeadStack:
     "Linear heads under several seeds, trained or to be trained."
     def __init__(self,
@@ -143,10 +133,11 @@ class HeadStack:
         "Features as the heads of each seed take them."
         return (x - self.mean) / self.scale
 
-    def logits(self, x: Tensor) -> Tensor:  # scaled [s, b, d] -> [s, b, k, c]
-        "What all heads say."
-        s, k, c, d = self.weight.shape
-        return torch.baddbmm(self.bias.view(s, 1, k * c), x, self.weight.view(s, k * c, d).mT).view(s, -1, k, c)
+    def logits(self, x: Tensor, group: slice = slice(None)) -> Tensor:  # scaled [s, b, d] -> [s, b, n, c]
+        "What some heads say, or all."
+        s, n, c, d = self.weight[:, group].shape
+        bias, weight = self.bias[:, group].reshape(s, 1, n * c), self.weight[:, group].view(s, n * c, d)
+        return torch.baddbmm(bias, x, weight.mT).view(s, -1, n, c)
 
     @torch.inference_mode()
     def predict(self, x: Tensor, seed: int, head: int) -> Tensor:  # features [n, d], two positions -> [n, c]
@@ -157,6 +148,19 @@ class HeadStack:
     def classes(self, x: Tensor, batch: int = 1024) -> Tensor:  # features [n, d] -> [s, k, n]
         "Predicted classes of all heads."
         return torch.cat([self.logits(self.scaled(part)).argmax(-1) for part in x.split(batch)], 1).transpose(1, 2)
+
+# %% ../nbs/06a_heads.ipynb #ae600d52
+@torch.no_grad()
+def _put_gradient(stack: HeadStack, group: slice, seen: Tensor, teacher: Tensor, labels: Tensor | None, clocks: tuple):
+    "Gradients of a group's weights: features [s, b, d], teacher [s, b, c], labels [s, b]."
+    head, z = stack.heads[group.start], stack.logits(seen, group)
+    s, b, n, c = z.shape
+    true = None if labels is None else labels[:, :, None].expand(s, b, n)
+    with torch.enable_grad():
+        grad = _group_gradient(head, z, teacher[:, :, None].expand_as(z), true, clocks[get_method(head.method).clock == 'step'])
+    grad = grad.view(s, b, n * c)
+    torch.bmm(grad.mT, seen, out=stack.weight.grad[:, group].view(s, n * c, -1))
+    stack.bias.grad[:, group] = grad.sum(1).view(s, n, c)
 
 # %% ../nbs/06a_heads.ipynb #34ea9424
 def lr_scale(
@@ -176,7 +180,7 @@ def _batches(device, lessons: list, batch: int, steps: int):
         pick = torch.stack(picks).to(device)  # [s, b]
         yield index[seeds, pick], teacher[seeds, pick], None if labels is None else labels[seeds, pick]
 
-# %% ../nbs/06a_heads.ipynb #736620ab
+# %% ../nbs/06a_heads.ipynb #878f5c8c
 def train_heads(
     x: Tensor, # features [n, d], float32
     lessons: list, # of `Lesson`, one per seed
@@ -190,17 +194,15 @@ def train_heads(
 ) -> HeadStack:
     "Train all heads on one pass over the features per epoch."
     stack, m = HeadStack(lessons, heads, x.shape[1], x.device), len(lessons[0].index)
-    w, b, (s, k, c, d) = stack.weight, stack.bias, stack.weight.shape
-    w.grad, b.grad = torch.zeros_like(w), torch.zeros_like(b)
-    optimizer, steps = _optimizer(heads, w, b, fused=x.device.type in ('cpu', 'cuda')), -(-m // batch)
+    for p in (stack.weight, stack.bias): p.grad = torch.zeros_like(p)
+    groups, steps = head_groups(heads), -(-m // batch)
+    optimizer = _optimizer(heads, stack.weight, stack.bias, fused=x.device.type in ('cpu', 'cuda'))
     source = _batches(x.device, lessons, batch, steps * epochs)
     for step in tqdm(range(steps * epochs), desc=title, disable=title is None, unit='step', mininterval=1.):
         rows, teacher, labels = next(source)  # [s, b], [s, b, c], [s, b]
         seen = stack.scaled(x[rows])  # [s, b, d]
-        with torch.no_grad(): logits = stack.logits(seen)
         clocks = step // steps / epochs, step / (steps * epochs)
-        grad = _gradient(heads, logits, teacher, labels, clocks).view(s, -1, k * c)
-        torch.bmm(grad.mT, seen, out=w.grad.view(s, k * c, d)); torch.sum(grad, 1, out=b.grad.view(s, k * c))
+        for group in groups: _put_gradient(stack, group, seen, teacher, labels, clocks)
         for group in optimizer.param_groups: group['lr'] = group['initial_lr'] * lr_scale(schedule, clocks[1])
         optimizer.step()
         if (step + 1) % steps == 0: monitor(stack, step // steps)
