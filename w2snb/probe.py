@@ -74,7 +74,7 @@ def fitted_temperature(
     from scipy.optimize import minimize_scalar
     return float(np.exp(minimize_scalar(cost, bounds=(-np.log(50), np.log(50)), method='bounded').x))
 
-# %% ../nbs/06d_probe.ipynb #ee7e677c
+# %% ../nbs/06d_probe.ipynb #0c518894
 def probe_id(
     config: ProbeConfig,
     task: ProbeTask,
@@ -88,9 +88,8 @@ def probe_id(
 def _heads(configs: list) -> list[Head]:
     return [Head(c.method, c.method_params, c.lr, c.weight_decay) for c in configs]
 
-def _weight_histogram(head: Head, logits: Tensor, teacher: Tensor) -> list | None:
-    "Shares of the adaptive weight in 20 bins, for a method that has one."
-    if 'tau' not in head.params: return None
+def _weight_histogram(head: Head, logits: Tensor, teacher: Tensor) -> list:
+    "Shares of the adaptive weight in 20 bins."
     weight = self_weight(logits, teacher, head.params['tau'], head.params.get('weight', 'formula'))
     counts = torch.histc(weight.float(), 20, 0., weight_range(head.params))
     return [round(v, 6) for v in (counts / counts.sum()).tolist()]
