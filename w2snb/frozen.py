@@ -23,7 +23,7 @@ from .core import (RESULT_VERSION, array_hash, autocast, cache_folder, check_cho
 from .data import ImageSet, normalise, to_float
 from .models import build_model, check_network, feature_stages, load_weights
 
-# %% ../nbs/06_frozen.ipynb #c875af3b
+# %% ../nbs/06_frozen.ipynb #e358d78c
 IMAGENET = dict(mean=(.485, .456, .406), std=(.229, .224, .225))  # pixel statistics of torchvision's and most of timm's weights
 
 @dataclass(frozen=True)
@@ -48,6 +48,9 @@ BACKBONES = dict(
     # for digits: the pixels themselves, and convolutions nobody trained
     digits_pixels=Backbone('digits_linear', size=8, mean=(.305,), std=(.376,)),
     digits_random_cnn=Backbone('digits_cnn', size=8, mean=(.305,), std=(.376,)),
+    # for CIFAR images: the same two
+    cifar_pixels=Backbone('cifar_linear', size=32, mean=(.5071, .4865, .4409), std=(.2673, .2564, .2762)),
+    random_filters=Backbone('random_filters', size=32, mean=(.5071, .4865, .4409), std=(.2673, .2564, .2762)),
     # the networks of OpenAI's vision experiment; DINO's checkpoints as its authors publish them
     alexnet=Backbone('torchvision:alexnet', layer='logits', checkpoint='pretrained'),
     dino_resnet50=Backbone('torchvision:resnet50', checkpoint='dino_resnet50_pretrain.pth'),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NETWORKS', 'NARROW', 'WIDE', 'KINDS', 'register_network', 'Stages', 'count_parameters', 'digits_linear', 'digits_cnn',
-           'digits_small_cnn', 'BasicBlock', 'CifarResNet', 'load_weights', 'check_network', 'build_model',
-           'feature_stages', 'Taps', 'feature_shapes', 'pair_maps']
+           'digits_small_cnn', 'cifar_linear', 'random_filters', 'BasicBlock', 'CifarResNet', 'load_weights',
+           'check_network', 'build_model', 'feature_stages', 'Taps', 'feature_shapes', 'pair_maps']
 
 # %% ../nbs/03_models.ipynb #bc2982d1
 from collections.abc import Callable
@@ -72,6 +72,30 @@ def digits_small_cnn(
 ) -> nn.Module: # [b, 1, 8, 8] -> logits [b, classes]
     "`digits_cnn` with 8, 16 and 32 channels: a weak convolutional teacher."
     return digits_cnn(classes, width=8)
+
+# %% ../nbs/03_models.ipynb #059d77ac
+@register_network
+def cifar_linear(
+    classes: int = 10,
+) -> nn.Module: # [b, 3, 32, 32] -> logits [b, classes]
+    "One linear layer on the 3,072 pixels."
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, classes))
+    net.taps = Stages((), '1')
+    return net
+
+@register_network
+def random_filters(
+    classes: int = 10,
+    width: int = 400, # channels of the second convolution
+) -> nn.Module: # [b, 3, h, w] -> logits [b, classes]
+    "Two convolutions with variances kept (He et al. 2015, 1502.01852), an average per quadrant, a linear layer."
+    first, second = nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(64, width, 3, padding=1)
+    for conv in (first, second): nn.init.kaiming_normal_(conv.weight); nn.init.zeros_(conv.bias)
+    with torch.no_grad(): first.weight -= first.weight.mean((2, 3), keepdim=True)
+    net = nn.Sequential(first, nn.ReLU(), nn.MaxPool2d(2), second, nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+                        nn.Linear(4 * width, classes))
+    net.taps = Stages(('1', '4'), '7')
+    return net
 
 # %% ../nbs/03_models.ipynb #6258287b
 class BasicBlock(nn.Module):
