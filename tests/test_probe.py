@@ -357,3 +357,28 @@ def test_missing_things_are_named(own_images, store, tmp_path):
         run("probe", "soft_ce", teacher="no.csv", **own_images)
     with pytest.raises(FileNotFoundError, match="dataset 'folder' was not found"):
         run("probe", "soft_ce", teacher="strong", **{k: v for k, v in own_images.items() if k != "data"})
+
+
+def test_images_without_a_true_label(own_images, store, capsys):
+    """A flat folder and a file of labels: the student learns, and what nobody can know is not claimed."""
+    from w2snb.experiments import recommend
+    from w2snb.reports import run_table, verdict
+
+    folder = own_images["data"]
+    lines = ["file,class"]
+    for line in (folder / "labels.csv").read_text().split()[1:]:
+        file, said = line.split(",")
+        (folder / file).rename(folder / file.replace("/", "_"))
+        lines.append(f"{file.replace('/', '_')},{said}")
+    labels = folder.parent / "labels.csv"
+    labels.write_text("\n".join(lines) + "\n")
+    for place in [p for p in folder.iterdir() if p.is_dir()]:
+        place.rmdir()
+    record = run("probe", "acd", teacher=str(labels), **own_images)
+    assert record.status == "ok" and not record.correct and "student" not in record.metrics
+    assert record.metrics["student_images"] == 144 and 0.4 < record.metrics["agreement"] <= 1
+    assert "No image has a true label" in verdict(record) and set(run_table(record)["last epoch"]) == {"-"}
+    with pytest.raises(ValueError, match="keeps no labelled validation images"):
+        recommend("probe", teacher=str(labels), **own_images)
+    with pytest.raises(ValueError, match="lie in no class folders"):
+        run("probe", "acd", teacher="strong", **own_images)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGE_ENDINGS', 'DATASETS', 'TORCHVISION_FILES', 'HOW_TO_GET', 'AUGMENTATIONS', 'ImageSet', 'canonical', 'digits',
-           'from_parquet', 'from_folder', 'from_torchvision', 'cached', 'data_folder', 'load_images',
+           'from_parquet', 'image_files', 'from_folder', 'from_torchvision', 'cached', 'data_folder', 'load_images',
            'stratified_split', 'to_float', 'normalise', 'random_affine', 'crop_flip']
 
 # %% ../nbs/02_data.ipynb #00ab61eb
@@ -22,13 +22,13 @@ from torch import Tensor
 from .core import (RESULT_VERSION, array_hash, cache_folder, check_choice, content_hash, file_hash, shown_path,
                         stream_seed, write_atomic)
 
-# %% ../nbs/02_data.ipynb #eb87af55
+# %% ../nbs/02_data.ipynb #b1525046
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     "Images and their classes; raises `ValueError` where shapes or classes do not fit."
     x: np.ndarray # uint8 [n, h, w, channels]
-    y: np.ndarray # int64 [n], index into `classes`
-    classes: tuple # class names, sorted
+    y: np.ndarray # int64 [n], index into `classes`; -1 where nobody knows
+    classes: tuple # class names, sorted; empty if no image has a label
     name: str
     files: tuple = () # where each image came from, relative to the folder that was read; empty if not from files
 
@@ -36,8 +36,12 @@ class ImageSet:
         if self.x.dtype != np.uint8 or self.x.ndim != 4:
             raise ValueError(f"images must be uint8 [n,h,w,c], not {self.x.dtype} {list(self.x.shape)}")
         if self.y.shape != self.x.shape[:1]: raise ValueError(f"{len(self.x)} images but {len(self.y)} labels")
-        if len(self.y) and not 0 <= self.y.min() <= self.y.max() < len(self.classes):
+        low, high = (0, len(self.classes) - 1) if self.classes else (-1, -1)
+        if len(self.y) and not low <= self.y.min() <= self.y.max() <= high:
             raise ValueError(f"labels run from {self.y.min()} to {self.y.max()}, but there are {len(self.classes)} classes")
+
+    @property
+    def labelled(self) -> bool: return bool(self.classes)
 
     def __len__(self): return len(self.x)
 
@@ -51,22 +55,31 @@ class ImageSet:
         "A name for the content: equal images, labels and classes have an equal key."
         return content_hash([array_hash(self.x, self.y), list(self.classes)])
 
-# %% ../nbs/02_data.ipynb #4fe716ad
+# %% ../nbs/02_data.ipynb #927673fe
 def canonical(
     x: np.ndarray, # uint8 [n, h, w, channels]
     y: np.ndarray, # index into `names` [n]
-    names: list, # class names in the source's own order
+    names: list, # class names in the source's own order; none: no image has a label, y is -1
     name: str, # of the dataset
     files: list = (), # their names, if they have any
 ) -> ImageSet: # ordered by pixels, classes by name
     "One `ImageSet` for the same images, whatever the order of files and class numbers."
     y, order = np.asarray(y, dtype=np.int64), sorted(range(len(names)), key=lambda i: names[i])
-    if len(y) and not 0 <= y.min() <= y.max() < len(names):
+    if names and len(y) and not 0 <= y.min() <= y.max() < len(names):
         raise ValueError(f"{name}: labels run from {y.min()} to {y.max()}, but there are {len(names)} classes")
-    y = np.argsort(order)[y]
+    if names: y = np.argsort(order)[y]
     rank = sorted(range(len(x)), key=lambda i: (array_hash(x[i]), y[i]))
+    ordered = _room(x.shape) if isinstance(x, np.memmap) else np.empty(x.shape, x.dtype)
+    for i, j in enumerate(rank): ordered[i] = x[j]
     kept = tuple(files[i] for i in rank) if files else ()
-    return ImageSet(np.ascontiguousarray(x[rank]), y[rank], tuple(names[i] for i in order), name, kept)
+    return ImageSet(ordered, y[rank], tuple(names[i] for i in order), name, kept)
+
+def _room(shape: tuple) -> np.ndarray:
+    "Bytes on disk, for more images than memory holds; gone when nobody uses them."
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        return np.memmap(tempfile.TemporaryFile(dir=cache_folder()), np.uint8, shape=shape)
+    except OSError: return np.empty(shape, np.uint8)
 
 # %% ../nbs/02_data.ipynb #d6a5caa7
 def digits() -> ImageSet: # 1,797 images of 8x8x1
@@ -134,8 +147,27 @@ def from_parquet(
         images, y, names = images + more, y + labels, names or said
     return canonical(_stack(images, files[0]), y, names or [f'{i:04d}' for i in range(max(y) + 1)], name)
 
-# %% ../nbs/02_data.ipynb #d5cbb961
+# %% ../nbs/02_data.ipynb #a535adfa
 IMAGE_ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
+
+def image_files(
+    folder,
+) -> list[Path]: # sorted
+    "The images below a folder, by their endings."
+    return sorted(f for f in Path(folder).rglob('*') if f.suffix.lower() in IMAGE_ENDINGS)
+
+def _decode_all(files: list, size: int | None) -> tuple[np.ndarray, list]:
+    "Images and the files they were read from; few bad ones are named, many refused."
+    good, read, bad = [] if size is None else _room((len(files), size, size, 3)), [], []
+    for f in files:
+        try: image = _decode(f.read_bytes(), shown_path(f), size)
+        except ValueError as e: bad.append(str(e)); continue
+        if size is None: good.append(image)
+        else: good[len(read)] = image
+        read.append(f)
+    if bad and 100 * len(bad) >= len(files): raise ValueError(f"{bad[0]} ({len(bad)} of {len(files)} images are not)")
+    if bad: warnings.warn(f"{len(bad)} of {len(files)} images are left out: {'; '.join(bad[:3])}")
+    return _stack(good, files[0].parent) if size is None else good[:len(read)], read
 
 def from_folder(
     folder, # holds one folder of images per class
@@ -143,23 +175,18 @@ def from_folder(
     size: int | None = None, # photographs are scaled and cut to it; None: the images must have one size
 ) -> ImageSet:
     "Read `<class>/<anything>.png` (or jpg, webp, bmp); up to 1 % of unreadable images are left out with a warning."
-    folder = Path(folder)
-    names = sorted(d.name for d in folder.iterdir() if d.is_dir())
-    files = [(f, i) for i, c in enumerate(names)
-             for f in sorted((folder/c).rglob('*')) if f.suffix.lower() in IMAGE_ENDINGS]
+    folder, files = Path(folder), image_files(folder)
     if not files: raise ValueError(f"{shown_path(folder)} holds no images: expected <class>/<image>.png")
-    images, labels, read, bad = [], [], [], []
-    for f, i in files:
-        try:
-            images.append(_decode(f.read_bytes(), shown_path(f), size))
-            labels.append(i); read.append(f.relative_to(folder).as_posix())
-        except ValueError as e: bad.append(str(e))
-    if bad and 100 * len(bad) >= len(files): raise ValueError(f"{bad[0]} ({len(bad)} of {len(files)} images are not)")
-    if bad: warnings.warn(f"{len(bad)} of {len(files)} images are left out: {'; '.join(bad[:3])}")
+    flat = all(f.parent == folder for f in files)  # no class folders: nobody has labelled these
+    names = [] if flat else sorted(d.name for d in folder.iterdir() if d.is_dir())
+    if stray := [f for f in files if f.parent == folder and not flat]:
+        raise ValueError(f"{shown_path(stray[0])} lies beside the class folders: which class is it?")
+    x, read = _decode_all(files, size)
+    labels = [-1 if flat else names.index(f.relative_to(folder).parts[0]) for f in read]
     if empty := sorted(set(range(len(names))) - set(labels)):
         raise ValueError(f"{shown_path(folder)}: class {names[empty[0]]!r} has no images")
-    if len(names) < 2: raise ValueError(f"{shown_path(folder)} has one class, {names[0]!r}: there is nothing to tell apart")
-    return canonical(_stack(images, folder), np.array(labels), names, name, read)
+    if len(names) == 1: raise ValueError(f"{shown_path(folder)} has one class, {names[0]!r}: there is nothing to tell apart")
+    return canonical(x, np.array(labels), names, name, [f.relative_to(folder).as_posix() for f in read])
 
 def from_torchvision(
     folder, # holds torchvision's own files, e.g. `cifar-100-python/`
@@ -231,7 +258,7 @@ def data_folder(
     if not Path(data).is_dir(): raise FileNotFoundError(f"data folder {str(data)!r} does not exist")
     return Path(data)
 
-# %% ../nbs/02_data.ipynb #8fed1f9b
+# %% ../nbs/02_data.ipynb #fa03cb74
 def load_images(
     dataset: str, # a key of `DATASETS`
     split: str = 'train', # 'train', 'test' or 'val'; 'all' for a folder of classes; digits have one set for both
@@ -250,9 +277,8 @@ def load_images(
             files.append(place/theirs['folder']/theirs['meta'])
             return cached(files, place, lambda: from_torchvision(place, dataset, split))
         if (tree := place/split).is_dir() or (dataset == 'folder' and split == 'all' and (tree := place).is_dir()):
-            files = sorted(f for f in tree.rglob('*') if f.suffix.lower() in IMAGE_ENDINGS)
             size = DATASETS[dataset].get('size')
-            return cached(files, tree, lambda: from_folder(tree, dataset, size), size)
+            return cached(image_files(tree), tree, lambda: from_folder(tree, dataset, size), size)
     if os.environ.get('W2SNB_DOWNLOAD') == '1' and split in TORCHVISION_FILES.get(dataset, {}):
         place = folder or cache_folder()/'downloads'
         from_torchvision(place, dataset, split, download=True)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LABELLED', 'shared_heads', 'fitted_temperature', 'probe_id', 'compute_probes', 'probe_trials']
 
-# %% ../nbs/06d_probe.ipynb #6b15f486
+# %% ../nbs/06d_probe.ipynb #60e4f5de
 import time
 from dataclasses import asdict, dataclass
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .core import RESULT_VERSION, array_hash, code_hashes, content_hash, provenance
-from .evaluate import accuracy, hits, pack_hits
+from .evaluate import accuracy, agreement, effective_classes, hits, pack_hits
 from .heads import Head, HeadStack, Lesson, feature_scale, train_heads
 from .losses import get_method, self_weight
 from .records import Record, Store, shared_fit
@@ -48,7 +48,7 @@ def _labelled_head(config: ProbeConfig, task: ProbeTask, store: Store, which: st
     l2 = config.scaling == 'l2'
     return lambda raw: layer(((feature_scale(raw, student[:0], 'l2')[0] if l2 else raw) - mean) / scale)
 
-# %% ../nbs/06d_probe.ipynb #00de2b01
+# %% ../nbs/06d_probe.ipynb #cabd85f6
 def _check_own_logits(config: ProbeConfig, task: ProbeTask):
     "Refuse a teacher with another label set."
     if (d := task.weak_x.shape[1]) != (c := len(task.classes)):
@@ -60,8 +60,9 @@ def shared_heads(
     task: ProbeTask,
     store: Store, # where their weights are kept
     force: bool = False, # train them anew
-) -> dict: # 'teacher', 'ceiling', 'student_alone' if there are gold labels -> (features as they are) -> logits
+) -> dict: # 'teacher'; 'ceiling', 'student_alone' where there are true labels -> (features as they are) -> logits
     "Teacher, student alone and ceiling, which the runs of all methods have in common."
+    if not task.labelled: return dict(teacher=lambda raw: raw)
     ceiling = _labelled_head(config, task, store, 'ceiling', 'student', force)
     if not len(task.parts['gold']):
         _check_own_logits(config, task)
@@ -99,17 +100,18 @@ def _weight_histogram(head: Head, logits: Tensor, teacher: Tensor) -> list:
     counts = torch.histc(weight.float(), 20, 0., weight_range(head.params))
     return [round(v, 6) for v in (counts / counts.sum()).tolist()]
 
-# %% ../nbs/06d_probe.ipynb #f2ed715e
+# %% ../nbs/06d_probe.ipynb #4a19863c
 class _Watch:
-    "Test accuracy and adaptive weights of all heads, after each epoch."
+    "Test accuracy (agreement with the teacher, where nobody knows) and adaptive weights of all heads, after each epoch."
     def __init__(self, heads: list, task: ProbeTask, test_x: Tensor, x: Tensor, teacher: Tensor):
-        self.heads, self.task, self.test_x, self.x, self.teacher = heads, task, test_x, x, teacher
+        self.heads, self.test_x, self.x, self.teacher = heads, test_x, x, teacher
+        self.name, self.truth = ('test', task.test_y) if task.labelled else ('agreement', task.weak_test_x.argmax(-1))
         self.history = [{} for _ in heads]
 
     def __call__(self, stack: HeadStack, epoch: int):
-        right = (stack.classes(self.test_x)[0] == self.task.test_y).double().mean(-1).tolist()  # [k]
+        right = (stack.classes(self.test_x)[0] == self.truth).double().mean(-1).tolist()  # [k]
         for k, (head, history, a) in enumerate(zip(self.heads, self.history, right)):
-            history.setdefault('test', []).append(a)
+            history.setdefault(self.name, []).append(a)
             if 'tau' in head.params:
                 shares = _weight_histogram(head, stack.predict(self.x, 0, k), self.teacher)
                 history.setdefault('weight_histogram', []).append(shares)
@@ -128,7 +130,7 @@ class _Taught:
     test_x: Tensor
     seconds: float
 
-# %% ../nbs/06d_probe.ipynb #dca2aefb
+# %% ../nbs/06d_probe.ipynb #c213219c
 def _teach(configs: list, task: ProbeTask, store: Store, force: bool, title: str | None, watch: bool = True) -> _Taught:
     "Train the heads of all configurations, which differ in method, parameters, lr and weight decay only."
     c, index, start = configs[0], task.parts['student'], time.perf_counter()
@@ -146,34 +148,43 @@ def _teach(configs: list, task: ProbeTask, store: Store, force: bool, title: str
     v, seconds = task.parts['validation'], time.perf_counter() - start
     def asked(strong, weak): return {role: f(weak if role == 'teacher' else strong) for role, f in say.items()}
     said = asked(task.test_x, task.weak_test_x) if watch else {}
-    known = {role: role_metrics(role, logits, task.test_y) for role, logits in said.items()}
+    known = {role: role_metrics(role, logits, task.test_y) for role, logits in said.items()} if task.labelled else {}
     return _Taught(stack, look.history, said, asked(task.x[v], task.weak_x[v]), teacher, known, x, test_x, seconds)
 
-# %% ../nbs/06d_probe.ipynb #8fbef9bd
-def _probe_record(config: ProbeConfig, id: str, k: int, task: ProbeTask, taught: _Taught, about: dict) -> Record:
-    "The record of one head."
+# %% ../nbs/06d_probe.ipynb #47d39875
+def _entropy(logits: Tensor) -> float:  # [n, c] -> nats
+    return float(torch.special.entr(logits.softmax(-1)).sum(-1).double().mean())
+
+def _true_metrics(k: int, task: ProbeTask, taught: _Taught, say: dict) -> dict:
+    "What true labels tell of one head: of the test images, of the validation images, of those it was taught with."
     s, v = task.parts['student'], task.parts['validation']
-    say = taught.say | dict(student=taught.stack.predict(taught.test_x, 0, k))
-    finite = bool(say['student'].isfinite().all())
-    m = logit_metrics(say, task.test_y, True, taught.known)
-    m['student_best'] = max(taught.history[k]['test'])
+    m = logit_metrics(say, task.test_y, True, taught.known) | dict(student_best=max(taught.history[k]['test']))
     if len(v):
         on_validation = taught.validation | dict(student=taught.stack.predict(taught.x[v], 0, k))
         m |= {f'{role}_validation': accuracy(logits, task.y[v]) for role, logits in on_validation.items()}
-    entropy = torch.special.entr(taught.labels.softmax(-1)).sum(-1).double().mean()
-    m |= dict(teacher_on_student_images=accuracy(taught.labels, task.y[s]), teacher_entropy=float(entropy),
-              student_images=len(s), gold_labels=len(task.parts['gold']))
+    return m | dict(teacher_on_student_images=accuracy(taught.labels, task.y[s]))
+
+# %% ../nbs/06d_probe.ipynb #3a864bbd
+def _probe_record(config: ProbeConfig, id: str, k: int, task: ProbeTask, taught: _Taught, about: dict) -> Record:
+    "The record of one head."
+    say = taught.say | dict(student=taught.stack.predict(taught.test_x, 0, k))
+    finite = bool(say['student'].isfinite().all())
+    if task.labelled: m = _true_metrics(k, task, taught, say)
+    else: m = {f'{role}_effective_classes': effective_classes(logits) for role, logits in say.items()}
+    m |= dict(agreement=agreement(say['student'], say['teacher']), teacher_entropy=_entropy(taught.labels),
+              student_images=len(task.parts['student']), gold_labels=len(task.parts['gold']), test_images=len(task.test_y))
     if config.split == 'openai':  # its authors state the weak accuracy of all images, taught and tested
-        taught_on, tested_on = len(s), len(task.test_y)
+        taught_on, tested_on = m['student_images'], m['test_images']
         right = taught_on * m['teacher_on_student_images'] + tested_on * m['teacher']
         m['teacher_all'] = right / (taught_on + tested_on)
-    status, message = run_status([] if finite else ['student'], m, config.method_params, len(task.classes))
+    could = dict(ceiling_effective_classes=0.)  # where nobody knows
+    status, message = run_status([] if finite else ['student'], could | m, config.method_params, len(task.classes))
     seconds, n = taught.seconds, len(taught.stack.heads)
     return Record(
         id=id, experiment=config.experiment, method=config.method, seed=config.seed, params=config.plain(), metrics=m,
         history=named_history(dict(student=Fit(None, taught.history[k], 0, 0))),
-        correct={role: pack_hits(hits(logits, task.test_y)) for role, logits in say.items()}, status=status, message=message,
-        provenance=about, seconds=seconds / n, images_per_second=n * config.epochs * len(s) / seconds)
+        correct={role: pack_hits(hits(logits, task.test_y)) for role, logits in say.items() if task.labelled}, status=status, message=message,
+        provenance=about, seconds=seconds / n, images_per_second=n * config.epochs * m['student_images'] / seconds)
 
 def compute_probes(
     configs: list, # of one seed, alike but for method, its parameters, lr and weight decay
@@ -187,7 +198,7 @@ def compute_probes(
     taught = _teach(configs, task, store, force, title)
     return [_probe_record(c, probe_id(c, task), k, task, taught, about) for k, c in enumerate(configs)]
 
-# %% ../nbs/06d_probe.ipynb #af5abecd
+# %% ../nbs/06d_probe.ipynb #41ba01f6
 def probe_trials(
     configs: list, # of one seed, as for `compute_probes`
     task: ProbeTask,
@@ -195,7 +206,7 @@ def probe_trials(
     title: str | None = None, # of a progress bar
 ) -> list[dict]: # a row per configuration, fractions
     "Validation accuracy of settings; the test images are not used."
-    if not len(v := task.parts['validation']): raise ValueError(f"{configs[0].experiment} keeps no validation images")
+    if not len(v := task.parts['validation']): raise ValueError(f"{configs[0].experiment} keeps no labelled validation images")
     taught = _teach(configs, task, store, False, title, watch=False)
     weak = taught.validation['teacher'].argmax(-1)
     said = [taught.stack.predict(taught.x[v], 0, k).argmax(-1) for k in range(len(configs))]

@@ -88,13 +88,17 @@ def _published(record: Record, role: str) -> str:
              for r in published(record.experiment) if r['quantity'] == wanted]
     return ', '.join(found) or '-'
 
-# %% ../nbs/13_reports.ipynb #37b055c3
+# %% ../nbs/13_reports.ipynb #2dc578e5
 def verdict(
     record: Record,
 ) -> str: # one sentence
     "What one run says, in words."
     m = {k: record.metrics.get(k) for k in ROLES}
     if record.status != 'ok': return f'This run {record.message}.'
+    if m['student'] is None:
+        share, n = record.metrics['agreement'], record.metrics['test_images']
+        return (f"No image has a true label, so nobody can say how often the student is right, or whether another method would do better. "
+                f"It agrees with its teacher on {100 * share:.1f} % of {n:.0f} images it was not taught with (one run, no interval).")
     if record.params['supervision'] == 'teacher+labels':
         return (f"With the teacher's word beside the labels the student is {_ahead(m['student'] - m['student_alone'])} "
                 "the same network with the labels alone (one run, no interval).")
@@ -106,18 +110,21 @@ def verdict(
 def _ahead(difference: float) -> str:
     return f"{100 * abs(difference):.1f} points {'ahead of' if difference >= 0 else 'behind'}"
 
-# %% ../nbs/13_reports.ipynb #b39f0c68
+# %% ../nbs/13_reports.ipynb #3efd999f
 def plot_training(
     record: Record,
     ax=None,
 ):
-    "Test accuracy per epoch of every network that has one."
+    "Test accuracy per epoch of every network that has one; agreement with the teacher, where nobody knows the truth."
     ax = ax or plt.gca()
+    if told := record.history.get('student_agreement'):
+        ax.plot(range(1, len(told) + 1), 100 * np.array(told, float), color=COLORS['student'], label='student')
     for role, name in ROLES.items():
         if curve := record.history.get(f'{role}_test'):
             ax.plot(range(1, len(curve) + 1), 100 * np.array(curve, float), color=COLORS[role], label=name)
         elif (flat := record.metrics.get(role)) is not None: ax.axhline(100 * flat, color=COLORS[role], ls='--', label=name)
-    ax.set(xlabel='epoch', ylabel='test accuracy (%)', title=f'{record.experiment}, {setting(record)}, seed {record.seed}')
+    what = 'agreement with the teacher (%)' if told else 'test accuracy (%)'
+    ax.set(xlabel='epoch', ylabel=what, title=f'{record.experiment}, {setting(record)}, seed {record.seed}')
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend()
     return ax

@@ -49,7 +49,7 @@ class ProbeConfig:
         "As plain values, for the record."
         return asdict(self)
 
-# %% ../nbs/06c_tasks.ipynb #43d67376
+# %% ../nbs/06c_tasks.ipynb #156b3c51
 @dataclass
 class ProbeTask:
     "Features and labels of a probe, and who may see them. Tensors live on the device."
@@ -57,11 +57,14 @@ class ProbeTask:
     test_x: Tensor
     weak_x: Tensor # the teacher's features, or its logits
     weak_test_x: Tensor
-    y: Tensor # true classes [n]
+    y: Tensor # true classes [n]; -1 where nobody knows
     test_y: Tensor
     parts: dict # 'gold', 'student', 'validation' -> indices [*]
     classes: tuple
     key: str # of the content
+
+    @property
+    def labelled(self) -> bool: return bool(self.test_y.min() >= 0)
 
 def split_halves(
     y: np.ndarray, # classes [n]
@@ -77,11 +80,11 @@ def split_halves(
     if gold: weak = np.sort(weak[stratified_split(y[weak], seed, gold=gold)['gold']])
     return dict(gold=weak, student=cut['student'], validation=cut.get('validation', weak[:0]))
 
-# %% ../nbs/06c_tasks.ipynb #04b585c4
+# %% ../nbs/06c_tasks.ipynb #7790d8c0
 def read_weak_labels(
     file, # .csv
     images: ImageSet, # with the names of their files
-) -> np.ndarray: # logits [n, c], float32, in the order of the images
+) -> tuple[np.ndarray, tuple]: # logits [n, c], float32, in the order of the images; the c classes
     "A labeller's word for each image; raises `ValueError` with one sentence for a file that does not fit the images."
     import pandas as pd
     if not Path(file).is_file(): raise FileNotFoundError(f"file of labels {str(file)!r} does not exist")
@@ -92,7 +95,11 @@ def read_weak_labels(
     if twice := table.index[table.index.duplicated()].tolist(): raise ValueError(f"{shown_path(file)} has {twice[0]} twice")
     if missing := [f for f in images.files if f not in table.index]:
         raise ValueError(f"{shown_path(file)} lacks {len(missing)} of {len(images)} images, first {missing[0]}")
-    return _weak_logits(table.loc[list(images.files)], images.classes, shown_path(file))
+    table = table.loc[list(images.files)]
+    said = sorted(set(table['class'].astype(str)) if 'class' in table else table.columns)
+    if len(said) < 2: raise ValueError(f"{shown_path(file)} knows one class, {said[0]!r}: there is nothing to tell apart")
+    classes = images.classes or tuple(said)
+    return _weak_logits(table, classes, shown_path(file)), classes
 
 def _weak_logits(table, classes: tuple, where: str) -> np.ndarray:
     "Classes or probabilities as logits."
@@ -138,7 +145,7 @@ def _in_turn(n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(n), np.arange(n, n + m)
 
 
-# %% ../nbs/06c_tasks.ipynb #b9dda9a6
+# %% ../nbs/06c_tasks.ipynb #3a5991a3
 def load_probe(
     config: ProbeConfig,
     device: torch.device,
@@ -149,10 +156,7 @@ def load_probe(
     "Images, their features from the cache or computed now, and the split."
     sets, learn, test = probe_images(config, data)
     asking = dict(weights=weights, precision=config.precision, device=str(device), progress=progress)
-    def seen(name):
-        if str(name).endswith('.csv'): return [read_weak_labels(name, s) for s in sets]
-        return [frozen_features(s, name, **asking) for s in sets]
-    strong, weak = seen(config.student), seen(config.teacher)
+    strong, (weak, classes) = [frozen_features(s, config.student, **asking) for s in sets], _teacher_says(config, sets, asking)
     y = np.concatenate([s.y for s in sets])
     there = lambda a: torch.from_numpy(np.array(a)).to(device)
     x, weak_x = np.concatenate(strong), np.concatenate(weak)
@@ -160,13 +164,23 @@ def load_probe(
     key = content_hash([s.key for s in sets] + named + ([array_hash(learn, test)] if len(sets) == 1 else []))
     parts = {k: there(v) for k, v in _deal(config, y[learn]).items()}
     return ProbeTask(there(x[learn]), there(x[test]), there(weak_x[learn]), there(weak_x[test]), there(y[learn]), there(y[test]),
-                     parts, sets[0].classes, key)
+                     parts, classes, key)
+
+def _teacher_says(config: ProbeConfig, sets: list, asking: dict) -> tuple[list, tuple]:
+    "The teacher's features, or its logits from a file, for each set; the classes."
+    if str(config.teacher).endswith('.csv'):
+        weak, classes = zip(*(read_weak_labels(config.teacher, s) for s in sets))
+        return list(weak), classes[0]
+    if not sets[0].labelled:
+        raise ValueError(f"the images of {config.dataset} lie in no class folders: without a true label no teacher can be fitted; "
+                         "give teacher=<file of labels>.csv")
+    return [frozen_features(s, config.teacher, **asking) for s in sets], sets[0].classes
 
 def _deal(config: ProbeConfig, y: np.ndarray) -> dict:
     "Who sees which images: see `split_halves`; a teacher that needs no gold labels leaves them all to the student."
     if config.split == 'halves':
         return split_halves(y, config.teacher_seed, config.gold, config.validation, config.train_size)
     none = np.arange(0)
-    if config.split == 'openai' or not config.validation: return dict(gold=none, student=np.arange(len(y)), validation=none)
+    if config.split == 'openai' or not config.validation or y.min() < 0: return dict(gold=none, student=np.arange(len(y)), validation=none)
     cut = stratified_split(y, config.teacher_seed, validation=max(len(np.unique(y)), round(config.validation * len(y))))
     return dict(gold=none, student=cut['rest'][:config.train_size], validation=cut['validation'])
