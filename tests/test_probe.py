@@ -359,9 +359,9 @@ def test_missing_things_are_named(own_images, store, tmp_path):
         run("probe", "soft_ce", teacher="strong", **{k: v for k, v in own_images.items() if k != "data"})
 
 
-def test_images_without_a_true_label(own_images, store, capsys):
+def test_images_without_a_true_label(own_images, store):
     """A flat folder and a file of labels: the student learns, and what nobody can know is not claimed."""
-    from w2snb.experiments import recommend
+    from w2snb.experiments import label_images, recommend
     from w2snb.reports import run_table, verdict
 
     folder = own_images["data"]
@@ -378,6 +378,8 @@ def test_images_without_a_true_label(own_images, store, capsys):
     assert record.status == "ok" and not record.correct and "student" not in record.metrics
     assert record.metrics["student_images"] == 144 and 0.4 < record.metrics["agreement"] <= 1
     assert "No image has a true label" in verdict(record) and set(run_table(record)["last epoch"]) == {"-"}
+    named = label_images("probe", "soft_ce", teacher=str(labels), **own_images)
+    assert len(named) == 180 and set(named.student) == {"class0", "class1", "class2"} and named.file.is_unique
     with pytest.raises(ValueError, match="keeps no labelled validation images"):
         recommend("probe", teacher=str(labels), **own_images)
     with pytest.raises(ValueError, match="lie in no class folders"):

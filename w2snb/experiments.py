@@ -4,22 +4,25 @@
 
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'CHOSEN', 'GOLD', 'DIGITS', 'PROBES', 'NO_IMAGENET', 'DIGITS_PROBE', 'Experiment',
-           'register_experiment', 'resolve', 'run_many', 'run', 'recommend', 'published']
+           'register_experiment', 'resolve', 'run_many', 'run', 'recommend', 'label_images', 'published']
 
-# %% ../nbs/11_experiments.ipynb #49491845
+# %% ../nbs/11_experiments.ipynb #9b0ed6e7
 import csv, warnings
 from dataclasses import dataclass, field, replace
 from numbers import Integral
+
+import pandas as pd
 
 from .core import changed_since, check_choice, default_store, project_root, resolve_device
 from .data import data_folder
 from .losses import Method, get_method
 from .models import check_network
 from .parameters import check_parameters
-from .protocols import COMPARED, ProbeExperiment, choose, resolve_probe, run_probes, run_trials, trial_settings
+from .protocols import (COMPARED, ProbeExperiment, choose, relabel, resolve_probe, run_probes, run_trials,
+                             trial_settings)
 from .records import Record, Store
 from .runs import Config, Run, compute, load_task, run_id
-from .tasks import ProbeConfig
+from .tasks import ProbeConfig, probe_images
 from .train import RECIPES
 
 # %% ../nbs/11_experiments.ipynb #d7eb457a
@@ -73,7 +76,7 @@ register_experiment(Experiment(
     'cifar100-resnet56_from_resnet20', 'cifar100', 'resnet20', 'resnet56', 'crd', supervision='teacher+labels',
     heard='view', about='CIFAR-100, first pair of Guo et al. 2024'))
 
-# %% ../nbs/11_experiments.ipynb #22452160
+# %% ../nbs/11_experiments.ipynb #26efe0f4
 def _cifar_probe(teacher: str, name: str, **more) -> ProbeExperiment:
     return register_experiment(ProbeExperiment(
         f'cifar100-mobilenetv2_100_from_{name}', 'cifar100', teacher, 'mobilenetv2_100@128', precision='bf16',
@@ -84,6 +87,8 @@ PROBES = [_cifar_probe(*p[:2], **dict(p[2:])) for p in (
     ('mobilenetv1_100@96', 'mobilenetv1_100_96'), ('squeezenet1_1@96', 'squeezenet1_1_96_2500_labels', ('gold', 2500)))]
 for e in PROBES:
     register_experiment(replace(e, name=f'{e.name}-calibrated', calibrated=True, about=f'{e.about}, temperature-scaled teacher'))
+for scaling in ('raw', 'l2'):
+    register_experiment(replace(PROBES[0], name=f'{PROBES[0].name}-{scaling}', scaling=scaling, about=f'{PROBES[0].about}, {scaling} features'))
 
 register_experiment(replace(PROBES[0], name='cifar100-mobilenetv2_100_from_many', about='the same for any teacher given by name'))
 
@@ -220,6 +225,28 @@ def recommend(
         best.append(dict(method=m, setting={k: v for k, v in setting.items() if k != 'method'}, validation=row['true_labels'],
                          teacher=row['teacher'], images=row['images']))
     return sorted(best, key=lambda r: -r['validation'])
+
+# %% ../nbs/11_experiments.ipynb #46fae774
+def label_images(
+    experiment: str = 'probe', # a linear probe
+    method: str = 'acd', # a key of losses.METHODS
+    seed: int = 0,
+    *,
+    folds: int = 5, # students; each leaves out one part of the images
+    progress: bool = True,
+    **overrides, # of parameters.Parameters, or the method's own
+) -> pd.DataFrame: # per image: file (its number, if there are no files), teacher, student, probability of the student's class
+    "A student's labels for all images of a probe, those its teacher learned from included."
+    config = resolve(experiment, method, seed, **overrides)
+    if not isinstance(config, ProbeConfig): raise ValueError(f"experiment {experiment} is no linear probe")
+    said, _ = check_parameters(experiment=experiment, **overrides)
+    student, teacher, classes = relabel(config, Store(said.store or default_store()), resolve_device(said.device), folds=folds,
+                                        data=said.data, weights=said.weights, progress=progress)
+    sets, learn, test = probe_images(config, said.data)
+    files = [f for s in sets for f in s.files] or range(sum(map(len, sets)))
+    name = lambda logits: [classes[i] for i in logits.argmax(-1).tolist()]
+    sure = student.softmax(-1).max(-1).values.tolist()
+    return pd.DataFrame(dict(file=[files[i] for i in [*learn, *test]], teacher=name(teacher), student=name(student), probability=sure))
 
 # %% ../nbs/11_experiments.ipynb #c8ada7ba
 def published(

@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['OWN', 'RATES', 'SIX_RATES', 'COMPARED', 'ProbeExperiment', 'resolve_probe', 'run_probes', 'trial_settings',
-           'run_trials', 'choose']
+           'run_trials', 'choose', 'relabel']
 
-# %% ../nbs/06e_protocols.ipynb #7c9c6b8f
+# %% ../nbs/06e_protocols.ipynb #94c56167
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
-from .core import content_hash
+from .core import content_hash, generator
 from .frozen import get_backbone
+from .heads import Head, Lesson, feature_scale, train_heads
 from .losses import Method
 from .parameters import Parameters
-from .probe import compute_probes, probe_id, probe_trials
+from .probe import compute_probes, probe_id, probe_trials, shared_heads
 from .records import Record, Store
 from .tasks import ProbeConfig, load_probe
 
@@ -156,3 +158,29 @@ def choose(
 def _spoken(method: str, params: dict) -> dict:
     "The parameter that was tried."
     return {OWN[method][0]: params[OWN[method][0]]} if method in OWN else {}
+
+# %% ../nbs/06e_protocols.ipynb #39f99ed3
+def relabel(
+    config: ProbeConfig,
+    store: Store, # for the teacher, if it is a head
+    device: torch.device,
+    *,
+    folds: int = 5, # students; each leaves out one part of the images
+    data=None, weights=None, # as for `run_probes`
+    progress: bool = True,
+) -> tuple[Tensor, Tensor, tuple]: # logits of students and of the teacher [n, c], learning images before test images; classes
+    "What students say of images they were not taught with."
+    task = load_probe(config, device, data, weights, progress)
+    x, weak = torch.cat([task.x, task.test_x]), torch.cat([task.weak_x, task.weak_test_x])
+    teacher, n = shared_heads(config, task, store)['teacher'](weak), len(x)
+    if not 2 <= folds <= n // 2: raise ValueError(f"folds={folds!r}: {n} images can be dealt into 2 to {n // 2} folds")
+    everyone = torch.arange(n, device=device)
+    x, mean, scale = feature_scale(x, everyone, config.scaling)
+    fold = torch.randperm(n, generator=generator(config.seed, 'split')).to(device) % folds
+    most = n - int(torch.bincount(fold).max())  # equally many for every student
+    lessons = [Lesson(kept, teacher[kept], config.seed, mean, scale) for f in range(folds) for kept in [everyone[fold != f][:most]]]
+    title = f'{config.experiment}, {folds} folds' if progress else None
+    stack = train_heads(x, lessons, [Head(config.method, config.method_params, config.lr, config.weight_decay)], epochs=config.epochs,
+                        batch=config.batch, schedule=config.schedule, title=title)
+    said = torch.stack([stack.predict(x, f, 0) for f in range(folds)])  # [folds, n, c]
+    return said[fold, everyone], teacher, task.classes
