@@ -379,7 +379,7 @@ def test_images_without_a_true_label(own_images, store):
     assert record.metrics["student_images"] == 144 and 0.4 < record.metrics["agreement"] <= 1
     assert "No image has a true label" in verdict(record) and set(run_table(record)["last epoch"]) == {"-"}
     named = label_images("probe", "soft_ce", teacher=str(labels), **own_images)
-    assert len(named) == 180 and set(named.student) == {"class0", "class1", "class2"} and named.file.is_unique
+    assert len(named) == 180 and set(named.teacher) == {"class0", "class1", "class2"} and named.file.is_unique
     with pytest.raises(ValueError, match="keeps no labelled validation images"):
         recommend("probe", teacher=str(labels), **own_images)
     with pytest.raises(ValueError, match="lie in no class folders"):
