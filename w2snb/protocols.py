@@ -106,15 +106,15 @@ def run_probes(
     by_config = {content_hash(r.params): r for r in done.values()}
     return [by_config[content_hash(c.plain())] for c in configs]
 
-# %% ../nbs/06e_protocols.ipynb #48b9f6ea
+# %% ../nbs/06e_protocols.ipynb #5ef783c7
 OWN = dict(  # method -> its number and three values, the default first (kd at T=1 is soft_ce)
     soft_ce=('T', (1., .5, .25)), kd=('T', (2., 4., 8.)), dkd=('beta', (2., .5, 8.)), gce=('q', (.7, .3, .5)),
     aug_conf=('alpha', (.5, .25, .75)), acd=('tau', (.5, 2., 8.)), log_conf=('alpha', (.5, .25, .75)),
     product=('beta', (1., .5, .25)), symmetric_ce=('beta', (.1, 1., 3.)), cace=('threshold', (.3, .5, .7)),
     reverse_ce=('eps', (1e-4, 1e-2, .1)),
     **{d: ('alpha', (0., .25, .5)) for d in ('reverse_kl', 'js', 'jeffreys', 'hellinger', 'tv', 'pearson', 'neyman')})
-RATES = (1e-3, 3e-3)
-SIX_RATES = (1e-3, 3e-4, 2e-3, 3e-3, 6e-3, 1e-2)  # for hard_ce and bkd
+RATES = (1e-3, 1e-4)
+SIX_RATES = (1e-3, 1e-4, 3e-4, 3e-3, 6e-3, 1e-2)  # for hard_ce and bkd
 COMPARED = ('soft_ce', 'hard_ce', 'bkd', *(m for m in OWN if m != 'soft_ce'))  # forward_kl is soft_ce
 
 def trial_settings(
