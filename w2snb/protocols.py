@@ -159,7 +159,7 @@ def _spoken(method: str, params: dict) -> dict:
     "The parameter that was tried."
     return {OWN[method][0]: params[OWN[method][0]]} if method in OWN else {}
 
-# %% ../nbs/06e_protocols.ipynb #39f99ed3
+# %% ../nbs/06e_protocols.ipynb #0725f770
 def relabel(
     config: ProbeConfig,
     store: Store, # for the teacher, if it is a head
@@ -178,9 +178,10 @@ def relabel(
     x, mean, scale = feature_scale(x, everyone, config.scaling)
     fold = torch.randperm(n, generator=generator(config.seed, 'split')).to(device) % folds
     most = n - int(torch.bincount(fold).max())  # equally many for every student
-    lessons = [Lesson(kept, teacher[kept], config.seed, mean, scale) for f in range(folds) for kept in [everyone[fold != f][:most]]]
-    title = f'{config.experiment}, {folds} folds' if progress else None
-    stack = train_heads(x, lessons, [Head(config.method, config.method_params, config.lr, config.weight_decay)], epochs=config.epochs,
-                        batch=config.batch, schedule=config.schedule, title=title)
+    kept = [everyone[fold != f][:most] for f in range(folds)]
+    lessons = [Lesson(k, teacher[k], config.seed, mean, scale) for k in kept]
+    head, title = Head(config.method, config.method_params, config.lr, config.weight_decay), f'{config.experiment}, {folds} folds'
+    stack = train_heads(x, lessons, [head], epochs=config.epochs, batch=config.batch, schedule=config.schedule,
+                        title=title if progress else None)
     said = torch.stack([stack.predict(x, f, 0) for f in range(folds)])  # [folds, n, c]
     return said[fold, everyone], teacher, task.classes
