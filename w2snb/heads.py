@@ -64,13 +64,13 @@ def feature_scale(
     std = x[index].std(0)
     return x, x[index].mean(0), torch.where(std > 0, std, 1.)  # a feature that never varies says nothing
 
-# %% ../nbs/06a_heads.ipynb #12609b70
+# %% ../nbs/06a_heads.ipynb #586aa2e7
 def is_separable(
     head: Head,
 ) -> bool:
     "Whether the loss of a batch is the mean of the losses of its images."
     if not get_method(head.method).builtin: return False
-    return (head.method, head.params.get('hard')) != ('log_conf', 'prior') and head.params.get('weight') != 'shuffled'
+    return (head.method, head.params.get('hard')) != ('log_conf', 'prior') and head.params.get('weight') not in ('constant', 'shuffled')
 
 def head_groups(
     heads: list, # of `Head`

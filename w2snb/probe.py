@@ -130,7 +130,7 @@ class _Taught:
     test_x: Tensor
     seconds: float
 
-# %% ../nbs/06d_probe.ipynb #c213219c
+# %% ../nbs/06d_probe.ipynb #b7909aea
 def _teach(configs: list, task: ProbeTask, store: Store, force: bool, title: str | None, watch: bool = True) -> _Taught:
     "Train the heads of all configurations, which differ in method, parameters, lr and weight decay only."
     c, index, start = configs[0], task.parts['student'], time.perf_counter()
@@ -143,7 +143,7 @@ def _teach(configs: list, task: ProbeTask, store: Store, force: bool, title: str
     test_x = feature_scale(task.test_x, index[:0], 'l2')[0] if c.scaling == 'l2' else task.test_x
     teacher, heads = say['teacher'](task.weak_x[index]), _heads(configs)
     look = _Watch(heads, task, test_x, x[index], teacher)
-    stack = train_heads(x, [Lesson(index, teacher, c.seed, mean, scale, task.y[index])], heads, epochs=c.epochs, batch=c.batch,
+    stack = train_heads(x, [Lesson(index, teacher, c.seed, mean, scale)], heads, epochs=c.epochs, batch=c.batch,
                         schedule=c.schedule, monitor=look if watch else lambda *_: None, title=title)
     v, seconds = task.parts['validation'], time.perf_counter() - start
     def asked(strong, weak): return {role: f(weak if role == 'teacher' else strong) for role, f in say.items()}
