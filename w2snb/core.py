@@ -98,7 +98,7 @@ def content_hash(
     text = json.dumps(content, sort_keys=True, separators=(',', ':'), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
-# %% ../nbs/00_core.ipynb #76abbbcf
+# %% ../nbs/00_core.ipynb #99e9dd17
 def array_hash(
     *arrays, # numpy arrays (or CPU tensors)
     length: int = 16, # hexadecimal digits kept
@@ -115,8 +115,13 @@ def file_hash(
     path, # an existing file
     length: int = 16, # hexadecimal digits kept
 ) -> str:
-    "A name for the bytes of a file."
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()[:length]
+    "A name for the bytes of a file, which a process reads once unless the file changes."
+    s = os.stat(path)
+    return _file_digest(os.path.abspath(path), s.st_size, s.st_mtime_ns)[:length]
+
+@functools.cache
+def _file_digest(path: str, size: int, changed: int) -> str:
+    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
 # %% ../nbs/00_core.ipynb #9daa5fc0
 def write_atomic(

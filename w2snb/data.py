@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['IMAGE_ENDINGS', 'DATASETS', 'TORCHVISION_FILES', 'HOW_TO_GET', 'AUGMENTATIONS', 'ImageSet', 'canonical', 'digits',
            'from_parquet', 'image_files', 'from_folder', 'from_torchvision', 'cached', 'data_folder', 'load_images',
-           'stratified_split', 'to_float', 'normalise', 'random_affine', 'crop_flip']
+           'has_splits', 'stratified_split', 'to_float', 'normalise', 'random_affine', 'crop_flip']
 
-# %% ../nbs/02_data.ipynb #00ab61eb
+# %% ../nbs/02_data.ipynb #b13847d1
 import io, json, math, os, re, shutil, tempfile, warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from .core import (RESULT_VERSION, array_hash, cache_folder, check_choice, content_hash, file_hash, shown_path,
                         stream_seed, write_atomic)
 
-# %% ../nbs/02_data.ipynb #b1525046
+# %% ../nbs/02_data.ipynb #7bae42de
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     "Images and their classes; raises `ValueError` where shapes or classes do not fit."
@@ -31,6 +31,7 @@ class ImageSet:
     classes: tuple # class names, sorted; empty if no image has a label
     name: str
     files: tuple = () # where each image came from, relative to the folder that was read; empty if not from files
+    left_out: tuple = () # what could not be read, a sentence each
 
     def __post_init__(self):
         if self.x.dtype != np.uint8 or self.x.ndim != 4:
@@ -48,14 +49,14 @@ class ImageSet:
     def __getitem__(self, index): # an index array or a slice
         "A subset, in the given order."
         files = tuple(np.array(self.files, object)[index]) if self.files else ()
-        return ImageSet(self.x[index], self.y[index], self.classes, self.name, files)
+        return ImageSet(self.x[index], self.y[index], self.classes, self.name, files, self.left_out)
 
     @cached_property
     def key(self) -> str:
         "A name for the content: equal images, labels and classes have an equal key."
         return content_hash([array_hash(self.x, self.y), list(self.classes)])
 
-# %% ../nbs/02_data.ipynb #927673fe
+# %% ../nbs/02_data.ipynb #59d6f8d9
 def canonical(
     x: np.ndarray, # uint8 [n, h, w, channels]
     y: np.ndarray, # index into `names` [n]
@@ -78,7 +79,9 @@ def _room(shape: tuple) -> np.ndarray:
     "Bytes on disk, for more images than memory holds; gone when nobody uses them."
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
-        return np.memmap(tempfile.TemporaryFile(dir=cache_folder()), np.uint8, shape=shape)
+        file = tempfile.TemporaryFile(dir=cache_folder())
+        if hasattr(os, 'posix_fallocate'): os.posix_fallocate(file.fileno(), 0, math.prod(shape))  # a full disk says so now
+        return np.memmap(file, np.uint8, shape=shape)
     except OSError: return np.empty(shape, np.uint8)
 
 # %% ../nbs/02_data.ipynb #d6a5caa7
@@ -89,14 +92,14 @@ def digits() -> ImageSet: # 1,797 images of 8x8x1
     x = np.round(d.images * 255 / 16).astype(np.uint8)[..., None]  # [n, 8, 8, 1]
     return canonical(x, d.target, [str(n) for n in d.target_names], 'digits')
 
-# %% ../nbs/02_data.ipynb #bea0dc97
+# %% ../nbs/02_data.ipynb #6cfe6be8
 def _decode(data: bytes, where: str, size: int | None = None) -> np.ndarray:
     "Encoded bytes to uint8 [h, w, 3]; with a size, its middle square."
     from PIL import Image
     try:
         image = Image.open(io.BytesIO(data)).convert('RGB')
         return np.asarray(image if size is None else _middle(image, size))
-    except (OSError, TypeError): raise ValueError(f"{where} is not a readable image") from None
+    except Exception: raise ValueError(f"{where} is not a readable image") from None  # Pillow has many words for it
 
 def _middle(image, size: int):
     "The shorter side scaled to 8/7 of the size, then the central square: 256 and 224, as ImageNet is evaluated."
@@ -147,7 +150,7 @@ def from_parquet(
         images, y, names = images + more, y + labels, names or said
     return canonical(_stack(images, files[0]), y, names or [f'{i:04d}' for i in range(max(y) + 1)], name)
 
-# %% ../nbs/02_data.ipynb #a535adfa
+# %% ../nbs/02_data.ipynb #a9ee6835
 IMAGE_ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
 
 def image_files(
@@ -156,8 +159,8 @@ def image_files(
     "The images below a folder, by their endings."
     return sorted(f for f in Path(folder).rglob('*') if f.suffix.lower() in IMAGE_ENDINGS)
 
-def _decode_all(files: list, size: int | None) -> tuple[np.ndarray, list]:
-    "Images and the files they were read from; few bad ones are named, many refused."
+def _decode_all(files: list, size: int | None) -> tuple[np.ndarray, list, list]:
+    "Images, the files they were read from, and a sentence for each bad one; many bad ones are refused."
     good, read, bad = [] if size is None else _room((len(files), size, size, 3)), [], []
     for f in files:
         try: image = _decode(f.read_bytes(), shown_path(f), size)
@@ -166,8 +169,7 @@ def _decode_all(files: list, size: int | None) -> tuple[np.ndarray, list]:
         else: good[len(read)] = image
         read.append(f)
     if bad and 100 * len(bad) >= len(files): raise ValueError(f"{bad[0]} ({len(bad)} of {len(files)} images are not)")
-    if bad: warnings.warn(f"{len(bad)} of {len(files)} images are left out: {'; '.join(bad[:3])}")
-    return _stack(good, files[0].parent) if size is None else good[:len(read)], read
+    return _stack(good, files[0].parent) if size is None else good[:len(read)], read, bad
 
 def from_folder(
     folder, # holds one folder of images per class
@@ -181,12 +183,17 @@ def from_folder(
     names = [] if flat else sorted(d.name for d in folder.iterdir() if d.is_dir())
     if stray := [f for f in files if f.parent == folder and not flat]:
         raise ValueError(f"{shown_path(stray[0])} lies beside the class folders: which class is it?")
-    x, read = _decode_all(files, size)
+    x, read, bad = _decode_all(files, size)
     labels = [-1 if flat else names.index(f.relative_to(folder).parts[0]) for f in read]
     if empty := sorted(set(range(len(names))) - set(labels)):
         raise ValueError(f"{shown_path(folder)}: class {names[empty[0]]!r} has no images")
     if len(names) == 1: raise ValueError(f"{shown_path(folder)} has one class, {names[0]!r}: there is nothing to tell apart")
-    return canonical(x, np.array(labels), names, name, [f.relative_to(folder).as_posix() for f in read])
+    found = canonical(x, np.array(labels), names, name, [f.relative_to(folder).as_posix() for f in read])
+    return _say_left_out(replace(found, left_out=tuple(bad)))
+
+def _say_left_out(s: ImageSet) -> ImageSet:
+    if bad := s.left_out: warnings.warn(f"{len(bad)} of {len(s) + len(bad)} images are left out: {'; '.join(bad[:3])}")
+    return s
 
 def from_torchvision(
     folder, # holds torchvision's own files, e.g. `cifar-100-python/`
@@ -200,18 +207,19 @@ def from_torchvision(
     d = kind(str(folder), train=split == 'train', download=download)
     return canonical(d.data, np.array(d.targets), d.classes, dataset)
 
-# %% ../nbs/02_data.ipynb #9b5197af
+# %% ../nbs/02_data.ipynb #0cb82b9b
 def _open_cache(folder: Path) -> ImageSet | None:
     "The cached set, memory-mapped; None if it is missing or damaged."
     try:
         meta = json.loads((folder/'meta.json').read_text())
         x, y = np.load(folder/'x.npy', mmap_mode='r'), np.load(folder/'y.npy')
-        s = ImageSet(x, y, tuple(meta['classes']), meta['name'], tuple(meta.get('files', ())))
+        s = ImageSet(x, y, tuple(meta['classes']), meta['name'], tuple(meta.get('files', ())),
+                     tuple(meta.get('left_out', ())))
     except (OSError, ValueError, KeyError, EOFError): return None
     s.__dict__['key'] = meta['key']  # computed when the cache was written
     return s
 
-# %% ../nbs/02_data.ipynb #9ed28713
+# %% ../nbs/02_data.ipynb #dce5aac1
 def cached(
     sources: list, # files the images come from
     base, # the folder their names are relative to: in a tree of images, folders are labels
@@ -221,14 +229,15 @@ def cached(
     "Decode once, then map the pixels from disk."
     content = [(Path(p).relative_to(base).as_posix(), file_hash(p)) for p in sources]
     folder = cache_folder()/'images'/content_hash([RESULT_VERSION['data'], content] + ([size] if size else []))
-    if s := _open_cache(folder): return s
+    if s := _open_cache(folder): return _say_left_out(s)
     s, temporary = make(), None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix='.'))
         for name, array in dict(x=s.x, y=s.y).items():
             with open(temporary/f'{name}.npy', 'wb') as f: np.save(f, array); f.flush(); os.fsync(f.fileno())
-        write_atomic(temporary/'meta.json', json.dumps(dict(name=s.name, classes=s.classes, key=s.key, files=s.files)))
+        about = dict(name=s.name, classes=s.classes, key=s.key, files=s.files, left_out=s.left_out)
+        write_atomic(temporary/'meta.json', json.dumps(about))
         if folder.exists() and _open_cache(folder) is None: shutil.rmtree(folder)  # damaged: replace it
         os.replace(temporary, folder)
     except OSError as e:
@@ -258,11 +267,12 @@ def data_folder(
     if not Path(data).is_dir(): raise FileNotFoundError(f"data folder {str(data)!r} does not exist")
     return Path(data)
 
-# %% ../nbs/02_data.ipynb #fa03cb74
+# %% ../nbs/02_data.ipynb #f35af98c
 def load_images(
     dataset: str, # a key of `DATASETS`
     split: str = 'train', # 'train', 'test' or 'val'; 'all' for a folder of classes; digits have one set for both
     data=None, # folder that holds the dataset, or a folder named after it; None: `W2SNB_DATA`
+    size: int | None = None, # that photographs in folders are scaled and cut to; None: the dataset's own
 ) -> ImageSet:
     "A dataset by name from wherever it lies; raises `FileNotFoundError` with what was looked for."
     check_choice(dataset, DATASETS, 'dataset')
@@ -277,13 +287,23 @@ def load_images(
             files.append(place/theirs['folder']/theirs['meta'])
             return cached(files, place, lambda: from_torchvision(place, dataset, split))
         if (tree := place/split).is_dir() or (dataset == 'folder' and split == 'all' and (tree := place).is_dir()):
-            size = DATASETS[dataset].get('size')
+            size = size or DATASETS[dataset].get('size')
             return cached(image_files(tree), tree, lambda: from_folder(tree, dataset, size), size)
     if os.environ.get('W2SNB_DOWNLOAD') == '1' and split in TORCHVISION_FILES.get(dataset, {}):
         place = folder or cache_folder()/'downloads'
         from_torchvision(place, dataset, split, download=True)
         return load_images(dataset, split, place)
     raise FileNotFoundError(f"dataset {dataset!r} was not found{f' in {folder}' if folder else ''}: {HOW_TO_GET}")
+
+# %% ../nbs/02_data.ipynb #7ce094ad
+def has_splits(
+    dataset: str, # a key of `DATASETS`
+    data=None, # as for `load_images`
+) -> bool:
+    "Whether images lie in `train/<class>/` and `test/<class>/`."
+    folder = data_folder(data)
+    def both(place): return all((place/s).is_dir() and any(d.is_dir() for d in (place/s).iterdir()) for s in ('train', 'test'))
+    return folder is not None and any(both(place) for place in (folder/dataset, folder))
 
 # %% ../nbs/02_data.ipynb #f4742a66
 def stratified_split(

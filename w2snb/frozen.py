@@ -6,7 +6,7 @@
 __all__ = ['IMAGENET', 'BACKBONES', 'HEADS', 'Backbone', 'get_backbone', 'Pass', 'scaled_images', 'Embedder', 'features_id',
            'frozen_features']
 
-# %% ../nbs/06_frozen.ipynb #dbd8ac7e
+# %% ../nbs/06_frozen.ipynb #f0ac89ed
 import json, os, shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from .core import (RESULT_VERSION, array_hash, autocast, cache_folder, check_choice, content_hash, resolve_device,
                         seeded, shown_path, write_atomic)
-from .data import ImageSet, normalise, to_float
+from .data import DATASETS, ImageSet, normalise, to_float
 from .models import build_model, check_network, feature_stages, load_weights
 
-# %% ../nbs/06_frozen.ipynb #e358d78c
+# %% ../nbs/06_frozen.ipynb #18a6acaa
 IMAGENET = dict(mean=(.485, .456, .406), std=(.229, .224, .225))  # pixel statistics of torchvision's and most of timm's weights
 
 @dataclass(frozen=True)
@@ -46,79 +46,90 @@ BACKBONES = dict(
                              interpolation='bicubic', options=(('pad_type', 'same'),)),
     squeezenet1_1=Backbone('torchvision:squeezenet1_1', checkpoint='squeezenet1_1.safetensors'),
     # for digits: the pixels themselves, and convolutions nobody trained
-    digits_pixels=Backbone('digits_linear', size=8, mean=(.305,), std=(.376,)),
-    digits_random_cnn=Backbone('digits_cnn', size=8, mean=(.305,), std=(.376,)),
+    digits_pixels=Backbone('digits_linear', size=8, **DATASETS['digits']),
+    digits_random_cnn=Backbone('digits_cnn', size=8, **DATASETS['digits']),
     # for CIFAR images: the same two
-    cifar_pixels=Backbone('cifar_linear', size=32, mean=(.5071, .4865, .4409), std=(.2673, .2564, .2762)),
-    random_filters=Backbone('random_filters', size=32, mean=(.5071, .4865, .4409), std=(.2673, .2564, .2762)),
+    cifar_pixels=Backbone('cifar_linear', size=32, **DATASETS['cifar100']),
+    random_filters=Backbone('random_filters', size=32, **DATASETS['cifar100']),
     # the networks of OpenAI's vision experiment; DINO's checkpoints as its authors publish them
     alexnet=Backbone('torchvision:alexnet', layer='logits', checkpoint='pretrained'),
     dino_resnet50=Backbone('torchvision:resnet50', checkpoint='dino_resnet50_pretrain.pth'),
     dino_vitb8=Backbone('timm:vit_base_patch8_224', checkpoint='dino_vitbase8_pretrain.pth'))
 
-# %% ../nbs/06_frozen.ipynb #c3d7df75
+# %% ../nbs/06_frozen.ipynb #908fa898
 def get_backbone(
-    name: str, # [random:]<name>[@<size>]; name: a key of `BACKBONES` or models.NETWORKS, 'timm:...', 'torchvision:...'
+    name: str, # [random:]<name>[@<size>][#<layer>]; a key of `BACKBONES` or models.NETWORKS, 'timm:...' or 'torchvision:...'
 ) -> Backbone:
     "A backbone by name; raises `ValueError` with the choices for an unknown one."
-    wanted, _, size = str(name).partition('@')
+    rest, _, layer = str(name).partition('#')
+    wanted, _, size = rest.partition('@')
     if size and not (size.isdecimal() and int(size) > 0): raise ValueError(f"{name}: {size!r} is not a size in pixels")
     drawn, inner = wanted.startswith('random:'), wanted.removeprefix('random:')
     if inner in BACKBONES: found = BACKBONES[inner]
-    elif ':' in inner: found = replace(Backbone(check_network(inner), checkpoint='pretrained'), **_timm_statistics(inner))
-    else: found = Backbone(_own_network(inner))
-    return replace(found, size=int(size or found.size), checkpoint=None if drawn else found.checkpoint)
+    elif ':' in inner: found = replace(Backbone(check_network(inner), checkpoint='pretrained'), **_timm_knows(inner, size))
+    else: found = Backbone(_own_network(inner), checkpoint='pretrained')
+    changes = dict(size=int(size or found.size), layer=layer or found.layer)
+    return replace(found, **changes, checkpoint=None if drawn else found.checkpoint)
 
-def _timm_statistics(name: str) -> dict:
-    "Mean and standard deviation of the pixels and the interpolation, where timm knows them."
+def _timm_knows(name: str, size: str) -> dict:
+    "Size, pixel statistics and interpolation, where timm knows them; some networks must be built for another size."
     if not name.startswith('timm:'): return {}
     import timm
     cfg = timm.get_pretrained_cfg(name.removeprefix('timm:'))
     if cfg is None: return {}
     scaling = cfg.interpolation if cfg.interpolation in ('bilinear', 'bicubic') else 'bicubic'
-    return dict(mean=tuple(cfg.mean), std=tuple(cfg.std), interpolation=scaling)
+    other = size and int(size) != cfg.input_size[-1] and cfg.fixed_input_size
+    return dict(size=cfg.input_size[-1], mean=tuple(cfg.mean), std=tuple(cfg.std), interpolation=scaling,
+                options=(('img_size', int(size)),) if other else ())
 
 def _own_network(name: str) -> str:
     from w2snb.models import NETWORKS
     return check_choice(name, [*NETWORKS, *BACKBONES], 'backbone')
 
-# %% ../nbs/06_frozen.ipynb #b7456101
+# %% ../nbs/06_frozen.ipynb #f50677dd
 def _checkpoint(backbone: Backbone, weights) -> Path | None:
     "The file of a backbone's weights; None: the library's own. Raises `FileNotFoundError` with what was looked for."
-    folder = Path(weights or os.environ.get('W2SNB_WEIGHTS') or '.')
-    if weights and not folder.is_dir(): raise FileNotFoundError(f"weights folder {str(weights)!r} does not exist")
-    plain = backbone.network.rpartition(':')[2]
-    pretrained = backbone.checkpoint == 'pretrained'
-    names = [f'{plain}.safetensors', f'{plain}.pth'] if pretrained else [backbone.checkpoint]
-    for name in names:
-        if (folder/name).is_file(): return folder/name
+    folder = weights or os.environ.get('W2SNB_WEIGHTS')
+    if folder and not Path(folder).is_dir(): raise FileNotFoundError(f"weights folder {str(folder)!r} does not exist")
+    library, _, plain = backbone.network.rpartition(':')
+    names = [backbone.checkpoint]
+    if backbone.checkpoint == 'pretrained': names = [f'{plain}.safetensors', f'{plain}.pth']
+    for name in names * bool(folder):
+        if (Path(folder)/name).is_file(): return Path(folder)/name
+    pretrained = library and backbone.checkpoint == 'pretrained'
     if pretrained and os.environ.get('W2SNB_DOWNLOAD') == '1': return None
     raise FileNotFoundError(f"weights of {backbone.network} were not found: put {' or '.join(names)} into a folder and give it "
                             "with weights=<folder> or W2SNB_WEIGHTS" + (', or set W2SNB_DOWNLOAD=1' if pretrained else ''))
 
-# %% ../nbs/06_frozen.ipynb #dc8532f7
+# %% ../nbs/06_frozen.ipynb #bee7c6e2
 class Pass(nn.Module):
     "In the place of a head: what comes in, averaged over positions if there are any."
+    def __init__(self,
+        channels_last: bool = False, # maps are [b, h, w, d], as in some networks of timm
+    ):
+        super().__init__()
+        self.channels_last = channels_last
+
     def forward(self, x: Tensor) -> Tensor:  # [b, d], [b, tokens, d] or [b, d, h, w] -> [b, d]
+        if x.ndim == 4 and self.channels_last: return x.mean((1, 2))
         return x.flatten(2).mean(-1) if x.ndim == 4 else x.mean(1) if x.ndim == 3 else x
 
 HEADS = ('fc', 'classifier', 'heads', 'head')  # how torchvision names the last module of its networks
 
-def _head_name(model: nn.Module) -> str:
-    "The module that turns features into logits."
-    if hasattr(model, 'pretrained_cfg') and hasattr(model, 'get_classifier'):
-        name = model.pretrained_cfg.get('classifier')
-        if isinstance(name, str): return name
-    if hasattr(model, 'taps'): return feature_stages(model).head
-    if found := [name for name in HEADS if hasattr(model, name)]: return found[0]
-    raise ValueError(f"network {type(model).__name__} does not say which module is its head: give the layer by its name")
+def _remove_head(model: nn.Module) -> tuple: # names of the modules that were its head
+    "Let the features pass where logits came from."
+    if hasattr(model, 'reset_classifier'):  # timm's
+        names = model.pretrained_cfg['classifier']
+        model.reset_classifier(0)
+        return (names,) if isinstance(names, str) else tuple(names)
+    if hasattr(model, 'taps'): name = feature_stages(model).head
+    else: name = next((name for name in HEADS if hasattr(model, name)), None)
+    if name is None:
+        raise ValueError(f"network {type(model).__name__} does not say which module is its head: give the layer by its name")
+    model.set_submodule(name, Pass())
+    return (name,)
 
-def _put(model: nn.Module, name: str, module: nn.Module):
-    "Replace a module by name."
-    parent, _, last = name.rpartition('.')
-    setattr(model.get_submodule(parent), last, module)
-
-# %% ../nbs/06_frozen.ipynb #7e765815
+# %% ../nbs/06_frozen.ipynb #b1b6e53d
 def scaled_images(
     x: Tensor, # uint8 [b, h, w, channels]
     size: int, # pixels
@@ -128,11 +139,12 @@ def scaled_images(
     if x.shape[1:3] == (size, size): return x
     x = x.permute(0, 3, 1, 2)
     asked = dict(size=(size, size), mode=interpolation, antialias=True)
-    if x.is_cuda: x = F.interpolate(x.float(), **asked).round().clamp(0, 255).byte()  # bytes are scaled on the CPU only
+    # only the CPU scales bytes
+    if x.device.type != 'cpu': x = F.interpolate(x.float(), **asked).round().clamp(0, 255).byte()
     else: x = F.interpolate(x, **asked)
     return x.permute(0, 2, 3, 1)
 
-# %% ../nbs/06_frozen.ipynb #ffb206e5
+# %% ../nbs/06_frozen.ipynb #d2101ad3
 class Embedder(nn.Module):
     "Images as bytes in, features out."
     def __init__(self,
@@ -146,38 +158,41 @@ class Embedder(nn.Module):
         with seeded(backbone.seed, 'student'):
             network = build_model(backbone.network, 1000, pretrained=own, **dict(backbone.options))
         self.network = network.eval().requires_grad_(False)
-        head = _head_name(self.network) if backbone.layer == 'pooled' else None
-        if head: _put(self.network, head, Pass())
+        head = _remove_head(self.network) if backbone.layer == 'pooled' else ()
         if file: load_weights(self.network, file, without=head)
         if backbone.layer not in ('pooled', 'logits'): self._listen(backbone.layer)
         self.network.to(memory_format=torch.channels_last)
 
     def _listen(self, name: str):
         check_choice(name, [n for n, _ in self.network.named_modules() if n], 'layer')
-        def keep(module, x, y): self.seen = Pass()(y)
+        average = Pass(getattr(self.network, 'output_fmt', '') == 'NHWC')
+        def keep(module, x, y): self.seen = average(y) if isinstance(y, Tensor) else None
         self.network.get_submodule(name).register_forward_hook(keep)
 
     def forward(self, x: Tensor) -> Tensor:  # uint8 [b, h, w, channels] -> float32 [b, d]
         b = self.backbone
         x = to_float(scaled_images(x, b.size, b.interpolation))
         if x.shape[1] == 1: x = x.expand(-1, len(b.mean), -1, -1)  # grey images for a network of colours
+        self.seen = None
         out = self.network(normalise(x, b.mean, b.std).contiguous(memory_format=torch.channels_last))
-        return (out if self.seen is None else self.seen).float()
+        if b.layer in ('pooled', 'logits'): return out.float()
+        if self.seen is None: raise ValueError(f"layer {b.layer!r} of {b.network} gives no single tensor")
+        return self.seen.float()
 
-# %% ../nbs/06_frozen.ipynb #093c0f6e
+# %% ../nbs/06_frozen.ipynb #d10fc5ea
 def features_id(
     images: ImageSet,
     embedder: Embedder,
     precision: str = 'fp32', # one of core.PRECISIONS
 ) -> str: # 16 hexadecimal digits
-    "A name for features: equal names, equal features."
+    "A name for features: equal names, features equal to rounding."
     state = embedder.network.state_dict()
     weights = [[k, array_hash(v.cpu().numpy())] for k, v in sorted(state.items())]
     about = {k: v for k, v in asdict(embedder.backbone).items() if k not in ('checkpoint', 'seed')}  # the weights say more
     return content_hash(dict(backbone=about, weights=weights, images=images.key, precision=precision,
                              version=[RESULT_VERSION['data'], RESULT_VERSION['probe']]))
 
-# %% ../nbs/06_frozen.ipynb #f331fb5a
+# %% ../nbs/06_frozen.ipynb #0071312f
 def _open_features(folder: Path) -> np.ndarray | None:
     "Finished features, memory-mapped; None if they are missing or damaged."
     try:
@@ -188,12 +203,13 @@ def _open_features(folder: Path) -> np.ndarray | None:
 
 def _allocate(file: Path, shape: tuple) -> np.ndarray:
     "A file of float32 that can be filled; its space is taken now."
-    try:
-        if file.exists() and (x := np.load(file, mmap_mode='r+')).shape == shape: return x
-    except (ValueError, EOFError): pass  # killed while the file was made
+    try: x = np.load(file, mmap_mode='r+')
+    except (OSError, ValueError, EOFError): x = None  # not there, or killed while it was made
     megabytes = 4 * shape[0] * shape[1] / 1e6
     try:
-        x = np.lib.format.open_memmap(file, 'w+', np.float32, shape)
+        if x is None or x.shape != shape:
+            (file.parent/'done').unlink(missing_ok=True)  # a new file holds nothing yet
+            x = np.lib.format.open_memmap(file, 'w+', np.float32, shape)
         with open(file, 'r+b') as f:
             if hasattr(os, 'posix_fallocate'): os.posix_fallocate(f.fileno(), 0, os.fstat(f.fileno()).st_size)
     except OSError as e:
@@ -207,7 +223,7 @@ def _done(file: Path, n: int) -> int:
     try: return min(int(file.read_text()), n)
     except (OSError, ValueError): return 0
 
-# %% ../nbs/06_frozen.ipynb #58bef996
+# %% ../nbs/06_frozen.ipynb #614c5e4d
 def _fill(x: np.ndarray, work: Path, images: ImageSet, ask: Callable, done: int, batch: int, shard: int, title):
     "Ask the network about all images that are left, and note each finished shard."
     with tqdm(total=len(x), initial=done, desc=title, unit='image', disable=title is None, mininterval=1.) as bar:
@@ -220,6 +236,7 @@ def _fill(x: np.ndarray, work: Path, images: ImageSet, ask: Callable, done: int,
             x.flush()
             write_atomic(work/'done', str(stop))
     if not np.isfinite(x).all():
+        shutil.rmtree(work)
         raise ValueError(f"features of {images.name} are not all finite: is the checkpoint right?")
 
 # %% ../nbs/06_frozen.ipynb #39761c5a

@@ -142,11 +142,11 @@ def _resnet(depth: int, widths: tuple) -> Callable:
 NETWORKS |= {f'resnet{d}': _resnet(d, NARROW) for d in (8, 20, 32, 56, 110)}
 NETWORKS |= {f'resnet{d}x4': _resnet(d, WIDE) for d in (8, 32)}
 
-# %% ../nbs/03_models.ipynb #15a2dfb3
+# %% ../nbs/03_models.ipynb #6c11abf5
 def load_weights(
     model: nn.Module, # filled in place
     path, # .safetensors, or .pth/.pt holding a state dict
-    without: str | None = None, # name of a module whose tensors in the file are not wanted
+    without: tuple = (), # names of modules whose tensors in the file are not wanted
 ) -> nn.Module: # `model`
     "Load weights by path; raises `ValueError` naming the first tensor that does not fit."
     path = Path(path)
@@ -159,7 +159,7 @@ def load_weights(
     except Exception as e:
         raise ValueError(f"checkpoint {shown_path(path)} cannot be read: {str(e).splitlines()[0]}") from None
     weights, own = weights.get('state_dict', weights), model.state_dict()
-    if without: weights = {k: v for k, v in weights.items() if not k.startswith(f'{without}.')}
+    weights = {k: v for k, v in weights.items() if not k.startswith(tuple(f'{name}.' for name in without))}
     wrong = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
     wrong += [k for k in weights if k not in own]
     if wrong:
