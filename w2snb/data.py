@@ -92,7 +92,7 @@ def digits() -> ImageSet: # 1,797 images of 8x8x1
     x = np.round(d.images * 255 / 16).astype(np.uint8)[..., None]  # [n, 8, 8, 1]
     return canonical(x, d.target, [str(n) for n in d.target_names], 'digits')
 
-# %% ../nbs/02_data.ipynb #6cfe6be8
+# %% ../nbs/02_data.ipynb #ad0a8d24
 def _decode(data: bytes, where: str, size: int | None = None) -> np.ndarray:
     "Encoded bytes to uint8 [h, w, 3]; with a size, its middle square."
     from PIL import Image
@@ -104,7 +104,7 @@ def _decode(data: bytes, where: str, size: int | None = None) -> np.ndarray:
 def _middle(image, size: int):
     "The shorter side scaled to 8/7 of the size, then the central square: 256 and 224, as ImageNet is evaluated."
     short = round(size * 8 / 7)
-    w, h = (max(short, round(n * short / min(image.size))) for n in image.size)
+    w, h = (max(short, int(n * short / min(image.size))) for n in image.size)  # rounded down, as torchvision does
     left, top = round((w - size) / 2), round((h - size) / 2)
     return image.resize((w, h), 2).crop((left, top, left + size, top + size))  # 2: bilinear
 

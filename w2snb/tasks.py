@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ProbeConfig', 'ProbeTask', 'split_halves', 'read_weak_labels', 'probe_images', 'load_probe']
 
-# %% ../nbs/06c_tasks.ipynb #1a9985d5
-from dataclasses import asdict, dataclass
+# %% ../nbs/06c_tasks.ipynb #23be3584
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from .core import array_hash, content_hash, shown_path
-from .data import ImageSet, load_images, stratified_split
-from .frozen import frozen_features
+from .data import ImageSet, has_splits, load_images, stratified_split
+from .frozen import frozen_features, get_backbone
 from .labels import class_logits
 
-# %% ../nbs/06c_tasks.ipynb #396d12f0
+# %% ../nbs/06c_tasks.ipynb #882d1f01
 @dataclass(frozen=True)
 class ProbeConfig:
     "A probe with nothing left open."
@@ -49,7 +49,7 @@ class ProbeConfig:
         "As plain values, for the record."
         return asdict(self)
 
-# %% ../nbs/06c_tasks.ipynb #156b3c51
+# %% ../nbs/06c_tasks.ipynb #5d28808b
 @dataclass
 class ProbeTask:
     "Features and labels of a probe, and who may see them. Tensors live on the device."
@@ -73,14 +73,16 @@ def split_halves(
     validation: float = 0., # share of all images, taken out of the weak half
     student: int | None = None, # images; None: half of all
 ) -> dict: # 'gold', 'student', 'validation' -> sorted indices
-    "The student's half first, so that it does not depend on the teacher's share."
-    sizes = dict(student=student or len(y) // 2, validation=round(validation * len(y)))
+    "The student's half first, so that neither side depends on how much of its half the other uses."
+    half, classes = max(student or 0, len(y) // 2), len(np.unique(y))
+    sizes = dict(student=half, validation=max(classes, round(validation * len(y))) if validation else 0)
     cut = stratified_split(y, seed, **{k: v for k, v in sizes.items() if v})
-    weak = cut['rest']
+    weak, own = cut['rest'], cut['student']
+    if student and student < half: own = np.sort(own[stratified_split(y[own], seed, student=student)['student']])
     if gold: weak = np.sort(weak[stratified_split(y[weak], seed, gold=gold)['gold']])
-    return dict(gold=weak, student=cut['student'], validation=cut.get('validation', weak[:0]))
+    return dict(gold=weak, student=own, validation=cut.get('validation', weak[:0]))
 
-# %% ../nbs/06c_tasks.ipynb #7790d8c0
+# %% ../nbs/06c_tasks.ipynb #6a73efd7
 def read_weak_labels(
     file, # .csv
     images: ImageSet, # with the names of their files
@@ -89,63 +91,81 @@ def read_weak_labels(
     import pandas as pd
     if not Path(file).is_file(): raise FileNotFoundError(f"file of labels {str(file)!r} does not exist")
     if not images.files: raise ValueError(f"{images.name} is not read from files: a file of labels has nothing to refer to")
-    table = pd.read_csv(file, dtype={'file': str, 'class': str})
+    try: table = pd.read_csv(file, dtype=str, keep_default_na=False)  # a class may be called None
+    except (ValueError, OSError) as e: raise ValueError(f"{shown_path(file)} is no table ({str(e).splitlines()[0]})") from None
     if 'file' not in table: raise ValueError(f"{shown_path(file)} needs a column 'file'; it has {', '.join(table.columns[:5])}")
     table = table.set_index('file')
     if twice := table.index[table.index.duplicated()].tolist(): raise ValueError(f"{shown_path(file)} has {twice[0]} twice")
     if missing := [f for f in images.files if f not in table.index]:
         raise ValueError(f"{shown_path(file)} lacks {len(missing)} of {len(images)} images, first {missing[0]}")
-    table = table.loc[list(images.files)]
-    said = sorted(set(table['class'].astype(str)) if 'class' in table else table.columns)
-    if len(said) < 2: raise ValueError(f"{shown_path(file)} knows one class, {said[0]!r}: there is nothing to tell apart")
+    said = sorted(set(table['class']) if 'class' in table else table.columns)  # of the whole file
+    if len(said) < 2: raise ValueError(f"{shown_path(file)} knows fewer than two classes ({', '.join(said)})")
     classes = images.classes or tuple(said)
-    return _weak_logits(table, classes, shown_path(file)), classes
+    return _weak_logits(table.loc[list(images.files)], classes, shown_path(file)), classes
 
 def _weak_logits(table, classes: tuple, where: str) -> np.ndarray:
     "Classes or probabilities as logits."
     if 'class' in table:
-        if unknown := sorted(set(table['class'].astype(str)) - set(classes)):
+        if unknown := sorted(set(table['class']) - set(classes)):
             raise ValueError(f"{where} says {unknown[0]!r}, which is none of the {len(classes)} classes of the images")
         index = {c: i for i, c in enumerate(classes)}
-        return class_logits(torch.tensor([index[c] for c in table['class'].astype(str)]), len(classes)).numpy()
+        return class_logits(torch.tensor([index[c] for c in table['class']]), len(classes)).numpy()
     if set(table.columns) != set(classes):
         odd = sorted(set(table.columns) ^ set(classes))
         raise ValueError(f"{where} has probabilities of other classes than the images: {odd[0]!r} is in one only")
-    q = table[list(classes)].to_numpy(float)
+    import pandas as pd
+    q = table[list(classes)].apply(pd.to_numeric, errors='coerce').to_numpy(float)
     if not np.isfinite(q).all() or (q < 0).any() or abs(q.sum(1) - 1).max() > .01:
         raise ValueError(f"{where}: each row of probabilities must be from 0 on and sum to 1")
     return np.log((1 - 1e-6) * q + 1e-6 / len(classes)).astype(np.float32)
 
-# %% ../nbs/06c_tasks.ipynb #2b84fcaa
+# %% ../nbs/06c_tasks.ipynb #da533f43
 def probe_images(
     config: ProbeConfig,
     data=None, # folder with datasets; None: W2SNB_DATA
 ) -> tuple[list, np.ndarray, np.ndarray]: # sets of images, and which rows of all of them one learns from and is tested on
     "Images, and who is who among them."
-    if config.dataset == 'folder' and not (Path(data or '.')/'train').is_dir():
-        everything = load_images('folder', 'all', data)
+    own = config.dataset == 'folder'
+    size = max(get_backbone(b).size for b in (config.student, config.teacher) if not _is_file(b)) if own else None
+    if own and not has_splits('folder', data):
+        everything = load_images('folder', 'all', data, size)
+        _check_counts(everything, 3 if config.split == 'given' else 4)
         cut = stratified_split(everything.y, 0, test=max(len(everything.classes), len(everything) // 5))  # the same for all seeds
         return [everything], cut['rest'], cut['test']
     if config.split == 'openai':
-        # OpenAI's order is that of the files; ours is canonical, so the same seed draws other images
         everything = load_images(config.dataset, 'val', data)
-        order = np.random.default_rng(config.teacher_seed).permutation(len(everything))
+        if config.train_size >= len(everything):
+            raise ValueError(f"train_size={config.train_size} of {len(everything)} images leaves none to test on")
+        by_file = np.argsort(np.array(everything.files)) if everything.files else np.arange(len(everything))  # their order
+        order = by_file[np.random.default_rng(config.teacher_seed).permutation(len(everything))]
         return [everything], np.sort(order[:config.train_size]), np.sort(order[config.train_size:])
     if config.test:
         everything = load_images(config.dataset, data=data)
         return [everything[config.test:], everything[:config.test]], *_in_turn(len(everything) - config.test, config.test)
-    sets = load_images(config.dataset, 'train', data), load_images(config.dataset, 'test', data)
-    if sets[0].classes != sets[1].classes:
-        counts = f"{len(sets[0].classes)} and {len(sets[1].classes)}"
-        raise ValueError(f"{config.dataset}: training and test images have different classes ({counts})")
-    return list(sets), *_in_turn(*map(len, sets))
+    sets = [load_images(config.dataset, split, data, size) for split in ('train', 'test')]
+    if odd := sorted(set(sets[0].classes) ^ set(sets[1].classes)):
+        raise ValueError(f"{config.dataset}: training and test images have different classes; {odd[0]!r} is in one only")
+    if own: sets = [_within(s, split) for s, split in zip(sets, ('train', 'test'))]
+    return sets, *_in_turn(*map(len, sets))
+
+def _is_file(teacher) -> bool: return str(teacher).endswith('.csv')
+
+def _within(s: ImageSet, folder: str) -> ImageSet:
+    "The same images, their files named from one folder further up."
+    named = replace(s, files=tuple(f'{folder}/{f}' for f in s.files))
+    named.__dict__['key'] = s.key
+    return named
+
+def _check_counts(s: ImageSet, least: int):
+    "Every class has images for test, choice and learning."
+    if s.labelled and (counts := np.bincount(s.y)).min() < least:
+        raise ValueError(f"class {s.classes[counts.argmin()]!r} has {counts.min()} images; a probe needs {least} of each")
 
 def _in_turn(n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
     "The first n rows, the next m."
     return np.arange(n), np.arange(n, n + m)
 
-
-# %% ../nbs/06c_tasks.ipynb #3a5991a3
+# %% ../nbs/06c_tasks.ipynb #f50aa6f6
 def load_probe(
     config: ProbeConfig,
     device: torch.device,
@@ -168,11 +188,11 @@ def load_probe(
 
 def _teacher_says(config: ProbeConfig, sets: list, asking: dict) -> tuple[list, tuple]:
     "The teacher's features, or its logits from a file, for each set; the classes."
-    if str(config.teacher).endswith('.csv'):
+    if _is_file(config.teacher):
         weak, classes = zip(*(read_weak_labels(config.teacher, s) for s in sets))
         return list(weak), classes[0]
     if not sets[0].labelled:
-        raise ValueError(f"the images of {config.dataset} lie in no class folders: without a true label no teacher can be fitted; "
+        raise ValueError("the images lie in no class folders: without true labels no teacher can be fitted; "
                          "give teacher=<file of labels>.csv")
     return [frozen_features(s, config.teacher, **asking) for s in sets], sets[0].classes
 
@@ -181,6 +201,7 @@ def _deal(config: ProbeConfig, y: np.ndarray) -> dict:
     if config.split == 'halves':
         return split_halves(y, config.teacher_seed, config.gold, config.validation, config.train_size)
     none = np.arange(0)
-    if config.split == 'openai' or not config.validation or y.min() < 0: return dict(gold=none, student=np.arange(len(y)), validation=none)
+    if config.split == 'openai' or not config.validation or y.min() < 0:
+        return dict(gold=none, student=np.arange(len(y))[:config.train_size], validation=none)
     cut = stratified_split(y, config.teacher_seed, validation=max(len(np.unique(y)), round(config.validation * len(y))))
     return dict(gold=none, student=cut['rest'][:config.train_size], validation=cut['validation'])
