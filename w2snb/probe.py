@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LABELLED', 'fitted_temperature', 'shared_heads', 'probe_id', 'compute_probes', 'probe_trials']
 
-# %% ../nbs/06d_probe.ipynb #2d155908
+# %% ../nbs/06d_probe.ipynb #a6ba7063
 import time, warnings
 from dataclasses import asdict, dataclass
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .core import RESULT_VERSION, array_hash, code_hashes, content_hash, provenance
-from .evaluate import accuracy, agreement, effective_classes, hits, pack_hits
+from .evaluate import accuracy, agreement, effective_classes, hits, pack_hits, pgr
 from .heads import Head, HeadStack, Lesson, feature_scale, same_length, train_heads
 from .losses import get_method, self_weight
 from .records import Record, Store, shared_fit
@@ -113,102 +113,111 @@ def _weight_histogram(head: Head, logits: Tensor, teacher: Tensor) -> list:
     counts = torch.histc(weight.float(), 20, 0., weight_range(head.params))
     return [round(v, 6) for v in (counts / counts.sum()).tolist()]
 
-# %% ../nbs/06d_probe.ipynb #4a19863c
-class _Watch:
-    "Test accuracy (agreement with the teacher, where nobody knows) and adaptive weights of all heads, after each epoch."
-    def __init__(self, heads: list, task: ProbeTask, test_x: Tensor, x: Tensor, teacher: Tensor):
-        self.heads, self.test_x, self.x, self.teacher = heads, test_x, x, teacher
-        self.name, self.truth = ('test', task.test_y) if task.labelled else ('agreement', task.weak_test_x.argmax(-1))
-        self.history = [{} for _ in heads]
-
-    def __call__(self, stack: HeadStack, epoch: int):
-        right = (stack.classes(self.test_x)[0] == self.truth).double().mean(-1).tolist()  # [k]
-        for k, (head, history, a) in enumerate(zip(self.heads, self.history, right)):
-            history.setdefault(self.name, []).append(a)
-            if 'tau' in head.params:
-                shares = _weight_histogram(head, stack.predict(self.x, 0, k), self.teacher)
-                history.setdefault('weight_histogram', []).append(shares)
-
-# %% ../nbs/06d_probe.ipynb #3953211b
+# %% ../nbs/06d_probe.ipynb #04c828e0
 @dataclass
 class _Taught:
-    "All heads of one seed after training, with what they are compared to."
-    stack: HeadStack
+    "All heads of one seed, with what they learn from and are compared to."
+    configs: list
+    task: ProbeTask
+    say: dict # role -> (features as they are) -> logits
+    lesson: Lesson
     history: list # per head
-    say: dict # role -> logits of the test images, of teacher, ceiling and student alone
-    validation: dict # role -> logits of the validation images
-    labels: Tensor # the teacher's logits of the student's images
-    known: dict # role -> `role_metrics`
-    x: Tensor # features, scaled where each image is
+    x: Tensor # features, each image at its own length
     test_x: Tensor
-    seconds: float
+    stack: HeadStack | None = None # of all seeds
+    position: int = 0 # of this one among them
+    seconds: float = 0. # of training, this seed's share
 
-# %% ../nbs/06d_probe.ipynb #498f104b
-def _teach(configs: list, task: ProbeTask, store: Store, force: bool, title: str | None, watch: bool = True) -> _Taught:
-    "Train the heads of all configurations, which differ in method, parameters, lr and weight decay only."
-    c, index, start = configs[0], task.parts['student'], time.perf_counter()
-    say = shared_heads(c, task, store, force)
-    x, mean, scale = feature_scale(task.x, index, c.scaling)
-    test_x = same_length(task.test_x, c.scaling)
-    teacher, heads = say['teacher'](task.weak_x[index]), _heads(configs)
-    look = _Watch(heads, task, test_x, x[index], teacher)
-    stack = train_heads(x, [Lesson(index, teacher, c.seed, mean, scale)], heads, epochs=c.epochs, batch=c.batch,
-                        schedule=c.schedule, monitor=look if watch else lambda *_: None, title=title)
-    v, seconds = task.parts['validation'], time.perf_counter() - start
-    def asked(strong, weak): return {role: f(weak if role == 'teacher' else strong) for role, f in say.items()}
-    said = asked(task.test_x, task.weak_test_x) if watch else {}
-    known = {role: role_metrics(role, logits, task.test_y) for role, logits in said.items()} if task.labelled else {}
-    return _Taught(stack, look.history, said, asked(task.x[v], task.weak_x[v]), teacher, known, x, test_x, seconds)
+    def student(self, x: Tensor, k: int) -> Tensor: return self.stack.predict(x, self.position, k)  # logits of one head
 
-# %% ../nbs/06d_probe.ipynb #47d39875
+    def others(self, strong: Tensor, weak: Tensor) -> dict: # role -> logits of teacher, ceiling and student alone
+        return {role: f(weak if role == 'teacher' else strong) for role, f in self.say.items()}
+
+def _look(stack: HeadStack, taught: list):
+    "Test accuracy (agreement with the teacher, where nobody knows) and adaptive weights of all heads, after an epoch."
+    said = stack.classes(taught[0].test_x)  # [s, k, n]
+    for s, t in enumerate(taught):
+        name, truth = ('test', t.task.test_y) if t.task.labelled else ('agreement', t.task.weak_test_x.argmax(-1))
+        right = (said[s] == truth).double().mean(-1).tolist()  # [k]
+        for k, (head, history) in enumerate(zip(stack.heads, t.history)):
+            history.setdefault(name, []).append(right[k])
+            if 'tau' in head.params:
+                shares = _weight_histogram(head, stack.predict(t.x[t.lesson.index], s, k), t.lesson.teacher)
+                history.setdefault('weight_histogram', []).append(shares)
+
+# %% ../nbs/06d_probe.ipynb #b582a2ea
+def _teach(lots: list, store: Store, force: bool, title: str | None, watch: bool = True) -> list[_Taught]:
+    "Train all lots together: of each seed its configurations, with the same heads, and its task."
+    (c, *_), task = lots[0]
+    heads, x, test_x = _heads(lots[0][0]), same_length(task.x, c.scaling), same_length(task.test_x, c.scaling)
+    taught = []
+    for configs, task in lots:
+        say, index = shared_heads(configs[0], task, store, force), task.parts['student']
+        _, mean, scale = feature_scale(task.x, index, c.scaling)
+        lesson = Lesson(index, say['teacher'](task.weak_x[index]), configs[0].seed, mean, scale)
+        taught.append(_Taught(configs, task, say, lesson, [{} for _ in heads], x, test_x))
+    start = time.perf_counter()
+    stack = train_heads(x, [t.lesson for t in taught], heads, epochs=c.epochs, batch=c.batch, schedule=c.schedule, title=title,
+                        monitor=(lambda stack, epoch: _look(stack, taught)) if watch else lambda *_: None)
+    seconds = (time.perf_counter() - start) / len(lots)
+    for s, t in enumerate(taught): t.stack, t.position, t.seconds = stack, s, seconds
+    return taught
+
+# %% ../nbs/06d_probe.ipynb #2bd97ad4
 def _entropy(logits: Tensor) -> float:  # [n, c] -> nats
     return float(torch.special.entr(logits.softmax(-1)).sum(-1).double().mean())
 
-def _true_metrics(k: int, task: ProbeTask, taught: _Taught, say: dict) -> dict:
-    "What true labels tell of one head: of the test images, of the validation images, of those it was taught with."
-    s, v = task.parts['student'], task.parts['validation']
-    m = logit_metrics(say, task.test_y, True, taught.known) | dict(student_best=max(taught.history[k]['test']))
-    if len(v):
-        on_validation = taught.validation | dict(student=taught.stack.predict(taught.x[v], 0, k))
-        m |= {f'{role}_validation': accuracy(logits, task.y[v]) for role, logits in on_validation.items()}
-    return m | dict(teacher_on_student_images=accuracy(taught.labels, task.y[s]))
+def _of_this_half(k: int, t: _Taught) -> dict:
+    "What true labels tell of one head on the validation images, and of its teacher on those it was taught with."
+    s, v = t.task.parts['student'], t.task.parts['validation']
+    m = dict(teacher_on_student_images=accuracy(t.lesson.teacher, t.task.y[s]))
+    if not len(v): return m
+    said = t.others(t.task.x[v], t.task.weak_x[v]) | dict(student=t.student(t.x[v], k))
+    return m | {f'{role}_validation': accuracy(logits, t.task.y[v]) for role, logits in said.items()}
 
-# %% ../nbs/06d_probe.ipynb #18bb0f25
-def _probe_record(config: ProbeConfig, id: str, k: int, task: ProbeTask, taught: _Taught, about: dict) -> Record:
-    "The record of one head."
-    say = taught.say | dict(student=taught.stack.predict(taught.test_x, 0, k))
-    finite = bool(say['student'].isfinite().all())
-    if task.labelled: m = _true_metrics(k, task, taught, say)
-    else: m = {f'{role}_effective_classes': effective_classes(logits) for role, logits in say.items()}
-    m |= dict(agreement=agreement(say['student'], say['teacher']), teacher_entropy=_entropy(taught.labels),
-              student_images=len(task.parts['student']), gold_labels=len(task.parts['gold']), test_images=len(task.test_y))
-    if config.split == 'openai':  # its authors state the weak accuracy of all images, taught and tested
-        taught_on, tested_on = m['student_images'], m['test_images']
-        right = taught_on * m['teacher_on_student_images'] + tested_on * m['teacher']
-        m['teacher_all'] = right / (taught_on + tested_on)
+def _of_all_images(m: dict) -> dict:
+    "The teacher on taught and tested images together, as OpenAI states it, and the PGR with that."
+    taught, tested = m['student_images'], m['test_images']
+    right = (taught * m['teacher_on_student_images'] + tested * m['teacher']) / (taught + tested)
+    return dict(teacher_all=right, pgr_all=pgr(right, m['student'], m['ceiling']))
+
+# %% ../nbs/06d_probe.ipynb #19c9cd98
+def _probe_record(k: int, t: _Taught, others: dict, known: dict, about: dict) -> Record:
+    "The record of one head; `others`: role -> logits of the test images, `known`: role -> `role_metrics`."
+    c, task, student = t.configs[k], t.task, t.student(t.test_x, k)
+    say = others | dict(student=student)
+    m = dict(agreement=agreement(student, say['teacher']), teacher_entropy=_entropy(t.lesson.teacher),
+             student_images=len(task.parts['student']), gold_labels=len(task.parts['gold']), test_images=len(task.test_y))
+    if task.labelled:
+        m |= logit_metrics(say, task.test_y, True, known) | _of_this_half(k, t) | dict(student_best=max(t.history[k]['test']))
+        if c.split == 'openai': m |= _of_all_images(m)
+    else: m |= {f'{role}_effective_classes': effective_classes(logits) for role, logits in say.items()}
+    diverged = [] if bool(student.isfinite().all()) else ['student']
     could = dict(ceiling_effective_classes=0.)  # where nobody knows
-    status, message = run_status([] if finite else ['student'], could | m, config.method_params, len(task.classes))
-    seconds, n = taught.seconds, len(taught.stack.heads)
+    status, message = run_status(diverged, could | m, c.method_params, len(task.classes))
     return Record(
-        id=id, experiment=config.experiment, method=config.method, seed=config.seed, params=config.plain(), metrics=m,
-        history=named_history(dict(student=Fit(None, taught.history[k], 0, 0))),
+        id=probe_id(c, task), experiment=c.experiment, method=c.method, seed=c.seed, params=c.plain(), metrics=m,
+        history=named_history(dict(student=Fit(None, t.history[k], 0, 0))),
         correct={role: pack_hits(hits(logits, task.test_y)) for role, logits in say.items() if task.labelled},
-        status=status, message=message, provenance=about, seconds=seconds / n,
-        images_per_second=n * config.epochs * m['student_images'] / seconds)
+        status=status, message=message, provenance=about, seconds=t.seconds / len(t.configs),
+        images_per_second=len(t.configs) * c.epochs * m['student_images'] / t.seconds)
 
 def compute_probes(
-    configs: list, # of one seed, alike but for method, its parameters, lr and weight decay
-    task: ProbeTask,
+    lots: list, # of (configurations of one seed, its `ProbeTask`); the configurations differ in method, its parameters, lr and
+                # weight decay only, and these are the same for each seed
     store: Store, # for the heads that all share
     force: bool = False, # train shared heads anew
     title: str | None = None, # of a progress bar
 ) -> list[Record]: # not yet in the store
-    "Train all heads together and measure each."
-    about = provenance(task.x.device)
-    taught = _teach(configs, task, store, force, title)
-    return [_probe_record(c, probe_id(c, task), k, task, taught, about) for k, c in enumerate(configs)]
+    "Train the heads of all seeds together and measure each."
+    about, records = provenance(lots[0][1].x.device), []
+    for t in _teach(lots, store, force, title):
+        others = t.others(t.task.test_x, t.task.weak_test_x)
+        known = {role: role_metrics(role, z, t.task.test_y) for role, z in others.items()} if t.task.labelled else {}
+        records += [_probe_record(k, t, others, known, about) for k in range(len(t.configs))]
+    return records
 
-# %% ../nbs/06d_probe.ipynb #41ba01f6
+# %% ../nbs/06d_probe.ipynb #ba66c582
 def probe_trials(
     configs: list, # of one seed, as for `compute_probes`
     task: ProbeTask,
@@ -217,11 +226,10 @@ def probe_trials(
 ) -> list[dict]: # a row per configuration, fractions
     "Validation accuracy of settings; the test images are not used."
     if not len(v := task.parts['validation']): raise ValueError(f"{configs[0].experiment} keeps no labelled validation images")
-    taught = _teach(configs, task, store, False, title, watch=False)
-    weak = taught.validation['teacher'].argmax(-1)
-    said = [taught.stack.predict(taught.x[v], 0, k).argmax(-1) for k in range(len(configs))]
+    t, = _teach([(configs, task)], store, False, title, watch=False)
+    weak, y = t.say['teacher'](task.weak_x[v]).argmax(-1), task.y[v]
+    said = [t.student(t.x[v], k).argmax(-1) for k in range(len(configs))]
     share = lambda a, b: float((a == b).double().mean())
-    about = dict(teacher=share(weak, task.y[v]), images=len(v))
+    about = dict(teacher=share(weak, y), images=len(v))
     return [dict(experiment=c.experiment, method=c.method, params=c.method_params, lr=c.lr, weight_decay=c.weight_decay,
-                 seed=c.seed, true_labels=share(s, task.y[v]), weak_labels=share(s, weak), **about)
-            for c, s in zip(configs, said)]
+                 seed=c.seed, true_labels=share(s, y), weak_labels=share(s, weak), **about) for c, s in zip(configs, said)]
