@@ -150,7 +150,7 @@ def from_parquet(
         images, y, names = images + more, y + labels, names or said
     return canonical(_stack(images, files[0]), y, names or [f'{i:04d}' for i in range(max(y) + 1)], name)
 
-# %% ../nbs/02_data.ipynb #a9ee6835
+# %% ../nbs/02_data.ipynb #fbe64ca2
 IMAGE_ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
 
 def image_files(
@@ -171,6 +171,7 @@ def _decode_all(files: list, size: int | None) -> tuple[np.ndarray, list, list]:
     if bad and 100 * len(bad) >= len(files): raise ValueError(f"{bad[0]} ({len(bad)} of {len(files)} images are not)")
     return _stack(good, files[0].parent) if size is None else good[:len(read)], read, bad
 
+# %% ../nbs/02_data.ipynb #ea4ba4c6
 def from_folder(
     folder, # holds one folder of images per class
     name: str, # of the dataset
@@ -195,6 +196,7 @@ def _say_left_out(s: ImageSet) -> ImageSet:
     if bad := s.left_out: warnings.warn(f"{len(bad)} of {len(s) + len(bad)} images are left out: {'; '.join(bad[:3])}")
     return s
 
+# %% ../nbs/02_data.ipynb #cf95a61f
 def from_torchvision(
     folder, # holds torchvision's own files, e.g. `cifar-100-python/`
     dataset: str, # 'cifar10' or 'cifar100'

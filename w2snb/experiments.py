@@ -76,19 +76,20 @@ register_experiment(Experiment(
     'cifar100-resnet56_from_resnet20', 'cifar100', 'resnet20', 'resnet56', 'crd', supervision='teacher+labels',
     heard='view', about='CIFAR-100, first pair of Guo et al. 2024'))
 
-# %% ../nbs/11_experiments.ipynb #26efe0f4
-def _cifar_probe(teacher: str, name: str, **more) -> ProbeExperiment:
+# %% ../nbs/11_experiments.ipynb #056d9f64
+def _cifar_probe(teacher: str, name: str, gold: int | None = None) -> ProbeExperiment:
     return register_experiment(ProbeExperiment(
-        f'cifar100-mobilenetv2_100_from_{name}', 'cifar100', teacher, 'mobilenetv2_100@128', precision='bf16',
-        about='CIFAR-100, linear heads on frozen ImageNet features', **more))
+        f'cifar100-mobilenetv2_100_from_{name}', 'cifar100', teacher, 'mobilenetv2_100@128', gold=gold, precision='bf16',
+        about='CIFAR-100, linear heads on frozen ImageNet features'))
 
-PROBES = [_cifar_probe(*p[:2], **dict(p[2:])) for p in (
-    ('squeezenet1_1@64', 'squeezenet1_1_64'), ('squeezenet1_1@96', 'squeezenet1_1_96'),
-    ('mobilenetv1_100@96', 'mobilenetv1_100_96'), ('squeezenet1_1@96', 'squeezenet1_1_96_2500_labels', ('gold', 2500)))]
+PROBES = [_cifar_probe('squeezenet1_1@64', 'squeezenet1_1_64'), _cifar_probe('squeezenet1_1@96', 'squeezenet1_1_96'),
+          _cifar_probe('mobilenetv1_100@96', 'mobilenetv1_100_96'),
+          _cifar_probe('squeezenet1_1@96', 'squeezenet1_1_96_2500_labels', gold=2500)]
 for e in PROBES:
     register_experiment(replace(e, name=f'{e.name}-calibrated', calibrated=True, about=f'{e.about}, temperature-scaled teacher'))
 for scaling in ('raw', 'l2'):
-    register_experiment(replace(PROBES[0], name=f'{PROBES[0].name}-{scaling}', scaling=scaling, about=f'{PROBES[0].about}, {scaling} features'))
+    scaled = dict(name=f'{PROBES[0].name}-{scaling}', scaling=scaling, about=f'{PROBES[0].about}, {scaling} features')
+    register_experiment(replace(PROBES[0], **scaled))
 
 register_experiment(replace(PROBES[0], name='cifar100-mobilenetv2_100_from_many', about='the same for any teacher given by name'))
 
@@ -202,7 +203,7 @@ def run(
     "One run: experiment x method x seed."
     return run_many(experiment, [method], [seed], **overrides)[0]
 
-# %% ../nbs/11_experiments.ipynb #0a5aa3d5
+# %% ../nbs/11_experiments.ipynb #1256b046
 def recommend(
     experiment: str = 'probe', # a linear probe
     seed: int = 0,
@@ -224,9 +225,9 @@ def recommend(
         row = next(r for r in rows if (r['method'], r['params'], r['lr']) == (m, config.method_params, config.lr))
         best.append(dict(method=m, setting={k: v for k, v in setting.items() if k != 'method'}, validation=row['true_labels'],
                          teacher=row['teacher'], images=row['images']))
-    return sorted(best, key=lambda r: -r['validation'])
+    return sorted(best, key=lambda r: -r['validation'])  # of equals the first of `COMPARED`
 
-# %% ../nbs/11_experiments.ipynb #46fae774
+# %% ../nbs/11_experiments.ipynb #fe0f9d6c
 def label_images(
     experiment: str = 'probe', # a linear probe
     method: str = 'acd', # a key of losses.METHODS
@@ -235,7 +236,7 @@ def label_images(
     folds: int = 5, # students; each leaves out one part of the images
     progress: bool = True,
     **overrides, # of parameters.Parameters, or the method's own
-) -> pd.DataFrame: # per image: file (its number, if there are no files), teacher, student, probability of the student's class
+) -> pd.DataFrame: # per image: file (its position, if there are no files), teacher, student, probability of the student's class
     "A student's labels for all images of a probe, those its teacher learned from included."
     config = resolve(experiment, method, seed, **overrides)
     if not isinstance(config, ProbeConfig): raise ValueError(f"experiment {experiment} is no linear probe")
@@ -245,8 +246,8 @@ def label_images(
     sets, learn, test = probe_images(config, said.data)
     files = [f for s in sets for f in s.files] or range(sum(map(len, sets)))
     name = lambda logits: [classes[i] for i in logits.argmax(-1).tolist()]
-    sure = student.softmax(-1).max(-1).values.tolist()
-    return pd.DataFrame(dict(file=[files[i] for i in [*learn, *test]], teacher=name(teacher), student=name(student), probability=sure))
+    sure, asked = student.softmax(-1).max(-1).values.tolist(), [files[i] for i in [*learn, *test]]
+    return pd.DataFrame(dict(file=asked, teacher=name(teacher), student=name(student), probability=sure))
 
 # %% ../nbs/11_experiments.ipynb #c8ada7ba
 def published(

@@ -165,7 +165,7 @@ def _in_turn(n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
     "The first n rows, the next m."
     return np.arange(n), np.arange(n, n + m)
 
-# %% ../nbs/06c_tasks.ipynb #1ee23dcb
+# %% ../nbs/06c_tasks.ipynb #f50aa6f6
 def load_probe(
     config: ProbeConfig,
     device: torch.device,
@@ -186,14 +186,6 @@ def load_probe(
     return ProbeTask(there(x[learn]), there(x[test]), there(weak_x[learn]), there(weak_x[test]), there(y[learn]), there(y[test]),
                      parts, classes, key)
 
-def with_seed(
-    task: ProbeTask,
-    config: ProbeConfig, # like the task's but for the seeds; not of the split 'openai', whose test images are drawn, too
-) -> ProbeTask: # shares images and features
-    "The same images dealt anew."
-    parts = _deal(config, task.y.cpu().numpy())
-    return replace(task, parts={k: torch.from_numpy(v).to(task.x.device) for k, v in parts.items()})
-
 def _teacher_says(config: ProbeConfig, sets: list, asking: dict) -> tuple[list, tuple]:
     "The teacher's features, or its logits from a file, for each set; the classes."
     if _is_file(config.teacher):
@@ -213,3 +205,12 @@ def _deal(config: ProbeConfig, y: np.ndarray) -> dict:
         return dict(gold=none, student=np.arange(len(y))[:config.train_size], validation=none)
     cut = stratified_split(y, config.teacher_seed, validation=max(len(np.unique(y)), round(config.validation * len(y))))
     return dict(gold=none, student=cut['rest'][:config.train_size], validation=cut['validation'])
+
+# %% ../nbs/06c_tasks.ipynb #de642110
+def with_seed(
+    task: ProbeTask,
+    config: ProbeConfig, # like the task's but for the seeds; not of the split 'openai', whose test images are drawn, too
+) -> ProbeTask: # shares images and features
+    "The same images dealt anew."
+    parts = _deal(config, task.y.cpu().numpy())
+    return replace(task, parts={k: torch.from_numpy(v).to(task.x.device) for k, v in parts.items()})
