@@ -119,7 +119,25 @@ def _weak_logits(table, classes: tuple, where: str) -> np.ndarray:
         raise ValueError(f"{where}: each row of probabilities must be from 0 on and sum to 1")
     return np.log((1 - 1e-6) * q + 1e-6 / len(classes)).astype(np.float32)
 
-# %% ../nbs/06c_tasks.ipynb #da533f43
+# %% ../nbs/06c_tasks.ipynb #8b2c19c6
+def _is_file(teacher) -> bool: return str(teacher).endswith('.csv')
+
+def _within(s: ImageSet, folder: str) -> ImageSet:
+    "The same images, their files named from one folder further up."
+    named = replace(s, files=tuple(f'{folder}/{f}' for f in s.files))
+    named.__dict__['key'] = s.key
+    return named
+
+def _check_counts(s: ImageSet, least: int):
+    "Every class has images for test, choice and learning."
+    if s.labelled and (counts := np.bincount(s.y)).min() < least:
+        raise ValueError(f"class {s.classes[counts.argmin()]!r} has {counts.min()} images; a probe needs {least} of each")
+
+def _in_turn(n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
+    "The first n rows, the next m."
+    return np.arange(n), np.arange(n, n + m)
+
+# %% ../nbs/06c_tasks.ipynb #b1961f12
 def probe_images(
     config: ProbeConfig,
     data=None, # folder with datasets; None: W2SNB_DATA
@@ -147,23 +165,6 @@ def probe_images(
         raise ValueError(f"{config.dataset}: training and test images have different classes; {odd[0]!r} is in one only")
     if own: sets = [_within(s, split) for s, split in zip(sets, ('train', 'test'))]
     return sets, *_in_turn(*map(len, sets))
-
-def _is_file(teacher) -> bool: return str(teacher).endswith('.csv')
-
-def _within(s: ImageSet, folder: str) -> ImageSet:
-    "The same images, their files named from one folder further up."
-    named = replace(s, files=tuple(f'{folder}/{f}' for f in s.files))
-    named.__dict__['key'] = s.key
-    return named
-
-def _check_counts(s: ImageSet, least: int):
-    "Every class has images for test, choice and learning."
-    if s.labelled and (counts := np.bincount(s.y)).min() < least:
-        raise ValueError(f"class {s.classes[counts.argmin()]!r} has {counts.min()} images; a probe needs {least} of each")
-
-def _in_turn(n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
-    "The first n rows, the next m."
-    return np.arange(n), np.arange(n, n + m)
 
 # %% ../nbs/06c_tasks.ipynb #f50aa6f6
 def load_probe(
