@@ -70,7 +70,7 @@ def resolve_probe(
         teacher_seed=said.seed if said.teacher_seed is None else said.teacher_seed, **kept,
         **{k: pick(k) for k in ('teacher', 'student', 'train_size', 'lr', 'epochs', 'precision')})
 
-# %% ../nbs/06e_protocols.ipynb #97be5d52
+# %% ../nbs/06e_protocols.ipynb #6ec5bd2e
 HEAD, SEEDS = ('method', 'method_params', 'lr', 'weight_decay'), ('seed', 'teacher_seed')
 
 def _grouped(configs: list, but: tuple) -> list[list]:
@@ -94,6 +94,7 @@ def _alike(lots: list, together: int) -> list[list]:
     for lot in lots: groups.setdefault(heads(lot[0]), []).append(lot)
     return [g[i:i + together] for g in groups.values() for i in range(0, len(g), together)]
 
+# %% ../nbs/06e_protocols.ipynb #d6acc89f
 def run_probes(
     configs: list, # of `ProbeConfig`
     store: Store,
