@@ -24,7 +24,7 @@ class Interval(NamedTuple):
         "As a table shows it: 86.2 [84.9, 87.4]."
         return f"{100 * self.value:.{digits}f} [{100 * self.low:.{digits}f}, {100 * self.high:.{digits}f}]"
 
-# %% ../nbs/05d_intervals.ipynb #c2a16a11
+# %% ../nbs/05d_intervals.ipynb #73569f29
 def resampled_means(
     hits: dict, # name -> bool [s, n], the same seeds and images for all
     draws: int = 4000, # redraws of seeds and images
@@ -34,9 +34,16 @@ def resampled_means(
     s, n = next(iter(hits.values())).shape
     if any(h.shape != (s, n) for h in hits.values()):
         raise ValueError(f"hits differ in shape: {[list(h.shape) for h in hits.values()]}")
+    return {k: _means(np.packbits(h.astype(bool)).tobytes(), s, n, draws, seed) for k, h in hits.items()}
+
+@functools.lru_cache(maxsize=1024)  # a table asks for the same teacher in every row
+def _means(bits: bytes, s: int, n: int, draws: int, seed: int) -> np.ndarray:  # [draws]
     seeds, images = _redraws(s, n, draws, seed)
+    h = np.unpackbits(np.frombuffer(bits, np.uint8), count=s * n).reshape(s, n).astype(images.dtype)
     # whole numbers until the last division: equal means are equal to the bit on every processor
-    return {k: ((images @ h.T.astype(images.dtype)).astype(float) * seeds).sum(-1) / (s * n) for k, h in hits.items()}
+    means = ((images @ h.T).astype(float) * seeds).sum(-1) / (s * n)
+    means.flags.writeable = False  # shared by all who ask
+    return means
 
 @functools.lru_cache(maxsize=2)  # one table asks for the same draws many times
 def _redraws(s: int, n: int, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
