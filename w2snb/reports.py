@@ -110,7 +110,7 @@ def verdict(
 def _ahead(difference: float) -> str:
     return f"{100 * abs(difference):.1f} points {'ahead of' if difference >= 0 else 'behind'}"
 
-# %% ../nbs/13_reports.ipynb #1d5bcf23
+# %% ../nbs/13_reports.ipynb #9398be25
 def advice_table(
     advice: list, # of experiments.recommend
 ) -> pd.DataFrame: # a row per method, best first: its best setting, percent of the validation images, gain in points
@@ -130,8 +130,8 @@ def advice_verdict(
     error, ahead = 100 * (share * (1 - share) / (n + 2)) ** .5, _ahead(right - advice[0]['teacher'])  # not 0 where all are right
     others = f' (with {tied} other{"s" * (tied > 1)})' * bool(tied)
     return (f"On {n} labelled validation images {PRINTED.get(m, m)} did best{others}: its student is right on "
-            f"{100 * right:.1f} % of them (standard error {error:.1f}), {ahead} its teacher. The best of many trials looks better "
-            "than it is, and the test images had no part in this.")
+            f"{100 * right:.1f} % of them (standard error {error:.1f}), {ahead} its teacher. The best of many trials looks "
+            "better than it is, and the test images had no part in this.")
 
 # %% ../nbs/13_reports.ipynb #3efd999f
 def plot_training(
