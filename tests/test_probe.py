@@ -18,7 +18,7 @@ from w2snb.experiments import EXPERIMENTS, register_experiment, resolve, run, ru
 from w2snb.frozen import BACKBONES, Backbone, Embedder, _allocate, frozen_features, get_backbone
 from w2snb.heads import Head, Lesson, train_heads
 from w2snb.losses import METHODS
-from w2snb.models import NETWORKS, register_network
+from w2snb.networks import NETWORKS, register_network
 
 PROBE = "digits-random_cnn_from_pixels"
 SHORT = dict(epochs=2, train_size=200, device="cpu", progress=False)

@@ -11,7 +11,8 @@ from torch import nn
 from w2snb.core import resolve_device
 from w2snb.experiments import resolve, run, run_many
 from w2snb.losses import METHODS, get_method
-from w2snb.models import NETWORKS, build_model
+from w2snb.models import build_model
+from w2snb.networks import NETWORKS
 from w2snb.records import Store, parse_record
 from w2snb.runs import feature_objective, load_task
 from w2snb.train import WeakObjective

@@ -56,7 +56,7 @@ BACKBONES = dict(
     dino_resnet50=Backbone('torchvision:resnet50', checkpoint='dino_resnet50_pretrain.pth'),
     dino_vitb8=Backbone('timm:vit_base_patch8_224', checkpoint='dino_vitbase8_pretrain.pth'))
 
-# %% ../nbs/06_frozen.ipynb #908fa898
+# %% ../nbs/06_frozen.ipynb #06b49b84
 def get_backbone(
     name: str, # [random:]<name>[@<size>][#<layer>]; a key of `BACKBONES` or models.NETWORKS, 'timm:...' or 'torchvision:...'
 ) -> Backbone:
@@ -83,7 +83,7 @@ def _timm_knows(name: str, size: str) -> dict:
                 options=(('img_size', int(size)),) if other else ())
 
 def _own_network(name: str) -> str:
-    from w2snb.models import NETWORKS
+    from w2snb.networks import NETWORKS
     return check_choice(name, [*NETWORKS, *BACKBONES], 'backbone')
 
 # %% ../nbs/06_frozen.ipynb #f50677dd

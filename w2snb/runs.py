@@ -6,7 +6,7 @@
 __all__ = ['VERSIONS', 'Config', 'Task', 'load_task', 'run_id', 'source_of_added', 'check_runnable', 'feature_objective', 'Run',
            'role_metrics', 'logit_metrics', 'run_status', 'named_history', 'compute']
 
-# %% ../nbs/05c_runs.ipynb #0b2aa677
+# %% ../nbs/05c_runs.ipynb #dfed2ea3
 import inspect, time
 from dataclasses import asdict, dataclass, replace
 
@@ -19,7 +19,8 @@ from .data import DATASETS, ImageSet, load_images, normalise, stratified_split, 
 from .evaluate import (accuracy, agreement, agreement_split, calibration_error, effective_classes, hits, pack_hits, pgr,
                             top_k_accuracy)
 from .losses import get_method, method_loss
-from .models import NETWORKS, build_model, feature_shapes, pair_maps
+from .models import build_model, feature_shapes, pair_maps
+from .networks import NETWORKS
 from .records import Record, Store, shared_fit
 from .train import FeatureObjective, Fit, LabelObjective, Recipe, WeakObjective, fit_logistic, predict, train
 
