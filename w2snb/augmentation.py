@@ -204,10 +204,10 @@ def _shear_x(x: Tensor, m: Tensor, sign: Tensor, cubic: Tensor) -> Tensor:
     shift = (sign * m / 10 * .3)[:, None, None]
     return _warp(x, column + shift * row, row.expand(len(x), -1, x.shape[3]), cubic)
 
-# %% ../nbs/02a_augmentation.ipynb #d199dc83
+# %% ../nbs/02a_augmentation.ipynb #05491298
 OPERATIONS = dict(  # timm's names
-    PosterizeOriginal=_posterize, Solarize=_solarize, Invert=_invert, AutoContrast=_autocontrast, Equalize=_equalize, Color=_color,
-    Contrast=_contrast, Sharpness=_sharpness, Rotate=_rotate, ShearX=_shear_x)
+    PosterizeOriginal=_posterize, Solarize=_solarize, Invert=_invert, AutoContrast=_autocontrast, Equalize=_equalize,
+    Color=_color, Contrast=_contrast, Sharpness=_sharpness, Rotate=_rotate, ShearX=_shear_x)
 MOVING = ('Rotate', 'ShearX') # these also take a sign and the kind of scaling
 
 def apply_operation(
@@ -249,14 +249,15 @@ def autoaugment(
             x[here] = apply_operation(names[i], x[here], *(v[rows].to(x.device) for v in (m, sign, cubic)))
     return x
 
-# %% ../nbs/02a_augmentation.ipynb #73e323e2
+# %% ../nbs/02a_augmentation.ipynb #33912731
 def mix(
     x: Tensor, # [b, channels, h, w] in 0..1
     alpha: float, # of the Beta distribution; the recipe v1 has .1
     generator: torch.Generator, # CPU generator of the augmentation stream
 ) -> tuple[Tensor, float]: # mixed images, and the share of the first image in each
     "Mix the batch with its reverse; partner of image i is image b-1-i."
-    a, b = torch._standard_gamma(torch.full((2,), alpha, dtype=torch.float64), generator).tolist()  # their share of the sum is Beta
+    # of two gamma variables, the first one's share of the sum is Beta
+    a, b = torch._standard_gamma(torch.full((2,), alpha, dtype=torch.float64), generator).tolist()
     share = a / (a + b) if a + b > 0 else .5
     return as_grey_levels(share * x + (1 - share) * x.flip(0)), share
 

@@ -6,7 +6,7 @@
 __all__ = ['EXPERIMENTS', 'CHOSEN', 'GOLD', 'DIGITS', 'PROBES', 'NO_IMAGENET', 'DIGITS_PROBE', 'Experiment',
            'register_experiment', 'resolve', 'run_many', 'run', 'recommend', 'label_images', 'published']
 
-# %% ../nbs/11_experiments.ipynb #9b0ed6e7
+# %% ../nbs/11_experiments.ipynb #45beb180
 import csv, warnings
 from dataclasses import dataclass, field, replace
 from numbers import Integral
@@ -20,12 +20,12 @@ from .models import check_network
 from .parameters import check_parameters
 from .protocols import (COMPARED, ProbeExperiment, choose, relabel, resolve_probe, run_probes, run_trials,
                              trial_settings)
+from .recipes import RECIPES
 from .records import Record, Store
 from .runs import Config, Run, compute, load_task, run_id
 from .tasks import ProbeConfig, probe_images
-from .train import RECIPES
 
-# %% ../nbs/11_experiments.ipynb #d7eb457a
+# %% ../nbs/11_experiments.ipynb #18426296
 @dataclass(frozen=True)
 class Experiment:
     "A dataset, a weak and a strong network, and what the strong one may see."
@@ -33,7 +33,7 @@ class Experiment:
     dataset: str # a key of data.DATASETS
     teacher: str # weak network
     student: str # strong network
-    recipe: str # a key of train.RECIPES
+    recipe: str # a key of recipes.RECIPES
     supervision: str # 'teacher': weak labels only; 'teacher+labels': true labels too
     heard: str # 'once': weak labels of the clean images; 'view': the teacher sees each augmented view
     gold: int | None = None # true labels the teacher is fitted on; None: those of all the student's images

@@ -32,7 +32,7 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # [b, inputs, h, w] -> [b, outputs, h/stride, w/stride]
         return x + self.body(x) if self.same else self.body(x)
 
-# %% ../nbs/03b_light_networks.ipynb #19362c01
+# %% ../nbs/03b_light_networks.ipynb #d2b6bf53
 MOBILENET = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 @register_network
@@ -48,7 +48,8 @@ def cifar_mobilenetv2(
             layers.append(InvertedResidual(channels, int(outputs * width), 1 if i else stride, widen))
             channels = int(outputs * width)
         ends.append(str(len(layers) - 1))
-    layers += [nn.Sequential(*_conv_bn(channels, 1280), nn.ReLU()), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, classes)]
+    layers.append(nn.Sequential(*_conv_bn(channels, 1280), nn.ReLU()))
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, classes)]
     net = init_convolutions(nn.Sequential(*layers), head_std=.01)
     net.taps = Stages(('0', ends[1], ends[2], ends[4], ends[6]), str(len(layers) - 1))  # before the resolution changes
     return net

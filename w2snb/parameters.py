@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from .losses import check_params, get_method, method_and_preset
 
-# %% ../nbs/05b_parameters.ipynb #b9f48670
+# %% ../nbs/05b_parameters.ipynb #1d7a0682
 class Parameters(BaseModel):
     "What may be said about a run. None: the default of the experiment or the method."
     model_config = ConfigDict(extra='forbid', allow_inf_nan=False)
@@ -25,7 +25,7 @@ class Parameters(BaseModel):
     supervision: Literal['teacher', 'teacher+labels'] | None = Field(None, description='what the student may see')
     teacher: str | None = Field(None, description='weak network of models.NETWORKS; for a probe a backbone or a .csv of labels')
     student: str | None = Field(None, description='strong network of models.NETWORKS; for a probe a backbone')
-    recipe: str | None = Field(None, description='a name from train.RECIPES')
+    recipe: str | None = Field(None, description='a name from recipes.RECIPES')
     T: float | None = Field(None, gt=0, description='softmax temperature')
     tau: float | None = Field(None, gt=0, description='temperature of the adaptive weight')
     alpha: float | None = Field(None, ge=0, description="weight of the student's own prediction")

@@ -6,7 +6,7 @@
 __all__ = ['VERSIONS', 'Config', 'Task', 'load_task', 'run_id', 'source_of_added', 'check_runnable', 'feature_objective', 'Run',
            'role_metrics', 'logit_metrics', 'run_status', 'named_history', 'compute']
 
-# %% ../nbs/05c_runs.ipynb #dfed2ea3
+# %% ../nbs/05c_runs.ipynb #e983d77e
 import inspect, time
 from dataclasses import asdict, dataclass, replace
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .checkpoints import Checkpoints
 from .core import RESULT_VERSION, array_hash, code_hashes, content_hash, generator, provenance, seeded
 from .data import DATASETS, ImageSet, load_images, normalise, stratified_split, to_float
 from .evaluate import (accuracy, agreement, agreement_split, calibration_error, effective_classes, hits, pack_hits, pgr,
@@ -22,9 +23,10 @@ from .losses import get_method, method_loss
 from .models import build_model, feature_shapes, pair_maps
 from .networks import NETWORKS
 from .records import Record, Store, shared_fit
-from .train import FeatureObjective, Fit, LabelObjective, Recipe, WeakObjective, fit_logistic, predict, train
+from .recipes import Recipe, peak_rate, steps_per_epoch
+from .train import FeatureObjective, Fit, LabelObjective, WeakObjective, fit_logistic, predict, train
 
-# %% ../nbs/05c_runs.ipynb #84f8962b
+# %% ../nbs/05c_runs.ipynb #e4377c52
 code_hashes()  # taken now, when the code is loaded
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Config:
     heard: str # 'once': weak labels of the clean images; 'view': the teacher sees each augmented view
     teacher: str # weak network
     student: str # strong network
-    recipe: str # a key of train.RECIPES
+    recipe: str # a key of recipes.RECIPES
     training: Recipe # the recipe with its overrides
     gold: int | None # true labels the teacher is fitted on; None: those of all the student's images
     validation: int # images kept for choosing settings
@@ -50,9 +52,7 @@ class Config:
 
     def plain(self) -> dict:
         "As plain values, for the record."
-        values = asdict(self)
-        values['training']['drops'] = list(self.training.drops) if self.training.drops else None
-        return values
+        return asdict(self) | dict(training=self.training.plain())
 
 # %% ../nbs/05c_runs.ipynb #a8fdbb49
 @dataclass
@@ -155,7 +155,7 @@ def feature_objective(
         adapter = method.adapter(*shapes, generator(config.seed, 'adapters')) if method.adapter else None
     return FeatureObjective(method, config.method_params, student, teacher, labels, adapter and adapter.to(views.device))
 
-# %% ../nbs/05c_runs.ipynb #51168266
+# %% ../nbs/05c_runs.ipynb #8ab0adaf
 @dataclass
 class Run:
     "A configuration with all that is needed to compute it."
@@ -172,34 +172,48 @@ class Run:
         self.forced.add(id)
         return True
 
-    def train(self, model, index, objective, seed, steps=None, clock='epoch', title='') -> Fit:
+    def train(self, network, model, index, objective, seed, steps=None, clock='epoch', title='', checkpoints=None) -> Fit:
         "Train, measuring test accuracy after each epoch; nothing is chosen by it."
         c, t, said = self.config, self.task, {}
         def monitor(model):
-            said['logits'] = predict(model, t.test_x, t.stats, c.precision)
+            said['logits'] = self.say(model, t.test_x)
             return dict(test=accuracy(said['logits'], t.test_y))
-        fit = train(model, t.x[index], objective, c.training, t.stats, seed, steps, monitor, c.precision, clock,
-                    title if self.progress else None)
-        return replace(fit, test_logits=said['logits'])
+        recipe = replace(c.training, lr=peak_rate(c.training, network))
+        fit = train(model, t.x[index], objective, recipe, t.stats, seed, steps, monitor, c.precision, clock,
+                    title if self.progress else None, checkpoints)
+        return replace(fit, test_logits=said.get('logits'))
 
-# %% ../nbs/05c_runs.ipynb #99f27434
+    def say(self, model, x) -> Tensor: # logits [n, c]
+        "What a network says of clean images, shown as the recipe shows them."
+        c = self.config
+        return predict(model, x, self.task.stats, c.precision, evaluation=c.training.evaluation)
+
+    def kept(self, id: str, build, make, force: bool) -> Fit:
+        "A network from the store, or trained now from where it was left."
+        checkpoints = Checkpoints(self.store.fit_path(id).with_suffix('.steps'))
+        if force: checkpoints.clear()
+        fit = shared_fit(self.store, id, build, lambda model: make(model, checkpoints), force)
+        checkpoints.clear()
+        return fit
+
+# %% ../nbs/05c_runs.ipynb #01622ad5
 def _labelled_fit(run: Run, network: str, part: str, seed: int, stream: str, title: str) -> Fit:
     "A network on the true labels of one part of the images, from the store or trained now."
     c, t = run.config, run.task
     index, linear = t.parts[part], network == 'digits_linear'
-    steps = -(-len(t.parts['student']) // c.training.batch)  # as many as the student gets
+    steps = steps_per_epoch(c.training, len(t.parts['student']))  # as many as the student gets
     id = content_hash(dict(
         network=network, added=source_of_added(NETWORKS.get(network)), recipe='logistic' if linear else c.plain()['training'],
         steps=steps, seed=seed, stream=stream, images=array_hash(index.cpu().numpy()), data=t.key, precision=c.precision,
         versions=VERSIONS))
     def build():
         with seeded(seed, stream): return build_model(network, len(t.classes)).to(t.x.device)
-    def make(model):
+    def make(model, checkpoints):
         if linear: return fit_logistic(model, t.x[index], t.y[index], t.stats)
-        return run.train(model, index, LabelObjective(t.y[index]), seed, steps, title=title)
-    return shared_fit(run.store, id, build, make, run.force(id))
+        return run.train(network, model, index, LabelObjective(t.y[index]), seed, steps, title=title, checkpoints=checkpoints)
+    return run.kept(id, build, make, run.force(id))
 
-# %% ../nbs/05c_runs.ipynb #b4bda0ae
+# %% ../nbs/05c_runs.ipynb #a078cf1b
 def _student_fit(run: Run, id: str, teacher: Fit) -> Fit:
     "The student, listening to the teacher by the run's method."
     c, t, method = run.config, run.task, get_method(run.config.method)
@@ -210,16 +224,16 @@ def _student_fit(run: Run, id: str, teacher: Fit) -> Fit:
     def listen(model):
         if method.features: return feature_objective(c, model, teacher.model, labels, normalise(to_float(t.x[:2]), **t.stats))
         once = c.heard == 'once'
-        heard = predict(teacher.model, t.x[index], t.stats, c.precision).clone() if once else teacher.model
+        heard = run.say(teacher.model, t.x[index]).clone() if once else teacher.model
         return WeakObjective(method, c.method_params, heard, labels)
-    def make(model):
+    def make(model, checkpoints):
         objective = listen(model)
-        fit = run.train(model, index, objective, c.seed, None, method.clock, f'student ({method.name})')
+        fit = run.train(c.student, model, index, objective, c.seed, None, method.clock, f'student ({method.name})', checkpoints)
         if method.features: objective.close()
         return fit
-    return shared_fit(run.store, id, build, make, run.forced is not None or not method.builtin)
+    return run.kept(id, build, make, run.forced is not None or not method.builtin)
 
-# %% ../nbs/05c_runs.ipynb #71dba0ec
+# %% ../nbs/05c_runs.ipynb #04905bb7
 def role_metrics(role: str, logits: Tensor, y: Tensor) -> dict: # logits [n, c], true classes [n] -> fractions
     "What test logits tell of one network."
     return {role: accuracy(logits, y), f'{role}_top5': top_k_accuracy(logits, y),
@@ -245,7 +259,7 @@ def logit_metrics(
 def _measure(run: Run, fits: dict) -> tuple[dict, dict]:
     "Metrics and packed hits of all networks of a run."
     c, t = run.config, run.task
-    def said(fit, index=None): return predict(fit.model, t.test_x if index is None else t.x[index], t.stats, c.precision)
+    def said(fit, index=None): return run.say(fit.model, t.test_x if index is None else t.x[index])
     for f in fits.values():
         if f.test_logits is None: f.test_logits = said(f)
     say, s, v = {k: f.test_logits for k, f in fits.items()}, t.parts['student'], t.parts['validation']

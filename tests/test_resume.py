@@ -1,0 +1,90 @@
+"""A run killed at any moment ends, when it is called again, with the bytes of a run nobody killed."""
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+import sklearn.datasets, sklearn.linear_model, sklearn.model_selection  # noqa: E401, here so that forked processes need not import them
+import torch
+import torch._dynamo
+import torchmetrics.classification  # noqa: F401
+
+import w2snb.checkpoints
+import w2snb.core
+from w2snb.experiments import run
+from w2snb.records import Store, read_records
+
+WHAT = dict(experiment="digits", method="acd", seed=0, epochs=2, train_size=100, device="cpu")
+WRITES = 11  # three shared networks, the student, the record, two checkpoints of each of three trainings
+
+
+def compute(store, every=0.0, kill_at=None):
+    """The run in a process of its own; it kills itself at a write if told to."""
+    torch.set_num_threads(1)
+    w2snb.checkpoints.Checkpoints.__init__.__defaults__ = (every, 2)
+    count, write = [0], w2snb.core.write_atomic
+
+    def dying(path, data):
+        count[0] += 1
+        if count[0] == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return write(path, data)
+
+    for module in (w2snb.checkpoints, __import__("w2snb.records").records):
+        module.write_atomic = dying
+    run(store=str(store), progress=False, **WHAT)
+
+
+def child(*args, **kwargs):
+    return multiprocessing.get_context("fork").Process(target=compute, args=args, kwargs=kwargs)
+
+
+def result(store):
+    (record,) = [r for r in map(Store(store).get, [p.stem for p in store.glob("*.json")])]
+    return json.dumps([record.metrics, record.history, record.correct], sort_keys=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    store = tmp_path_factory.mktemp("whole")
+    start = time.monotonic()
+    p = child(store, every=1e9)
+    p.start()
+    p.join()
+    assert p.exitcode == 0
+    return result(store), time.monotonic() - start
+
+
+def test_killed_at_random(undisturbed, tmp_path):
+    expected, seconds = undisturbed
+    moments = torch.rand(10, generator=torch.Generator().manual_seed(0)) * seconds
+    killed = 0
+    for moment in moments.tolist():
+        p = child(tmp_path)
+        p.start()
+        p.join(moment)
+        if p.is_alive():
+            os.kill(p.pid, signal.SIGKILL)
+            killed += 1
+        p.join()
+    p = child(tmp_path)
+    p.start()
+    p.join()
+    assert killed >= 3 and p.exitcode == 0
+    assert result(tmp_path) == expected
+    assert not list(tmp_path.rglob("*.steps"))
+
+
+def test_killed_at_every_write(undisturbed, tmp_path):
+    for n in range(1, WRITES + 1):
+        store = tmp_path / str(n)
+        p = child(store, kill_at=n)
+        p.start()
+        p.join()
+        assert p.exitcode == -signal.SIGKILL, f"write {n}"
+        p = child(store)
+        p.start()
+        p.join()
+        assert p.exitcode == 0 and result(store) == undisturbed[0], f"write {n}"
