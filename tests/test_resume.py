@@ -88,3 +88,24 @@ def test_killed_at_every_write(undisturbed, tmp_path):
         p.start()
         p.join()
         assert p.exitcode == 0 and result(store) == undisturbed[0], f"write {n}"
+
+
+def test_stopped_by_hand(tmp_path, monkeypatch):
+    """Ctrl-C in the student's second epoch: one sentence, and the next call goes on."""
+    from w2snb.train import WeakObjective
+
+    monkeypatch.setattr(w2snb.checkpoints.Checkpoints.__init__, "__defaults__", (0.0, 2))
+    calls, end = [], WeakObjective.epoch_end
+
+    def stop(self):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return end(self)
+
+    monkeypatch.setattr(WeakObjective, "epoch_end", stop)
+    with pytest.raises(KeyboardInterrupt, match="stopped; the same call goes on after epoch 1"):
+        run(store=tmp_path, progress=False, **WHAT)
+    assert not list(tmp_path.glob("*.json"))
+    run(store=tmp_path, progress=False, **WHAT)
+    assert len(calls) == 3  # the second epoch, done again

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from .losses import check_params, get_method, method_and_preset
 
-# %% ../nbs/05b_parameters.ipynb #1d7a0682
+# %% ../nbs/05b_parameters.ipynb #86991732
 class Parameters(BaseModel):
     "What may be said about a run. None: the default of the experiment or the method."
     model_config = ConfigDict(extra='forbid', allow_inf_nan=False)
@@ -34,6 +34,8 @@ class Parameters(BaseModel):
     epochs: int | None = Field(None, ge=1, description="passes over the student's images")
     lr: float | None = Field(None, gt=0, description='peak learning rate')
     train_size: int | None = Field(None, ge=1, description="number of the student's images; None: all")
+    bn_chunk: int | None = Field(None, ge=2, description='images that are normalised together; None: the whole batch')
+    num_processes: int | None = Field(None, ge=1, description='processes that share each batch, a GPU for each; None: one')
     precision: Literal['fp32', 'bf16'] | None = Field(None, description='of matrix products; None: fp32')
     device: str | None = Field(None, description="'cpu', 'cuda', 'cuda:1'; None: a GPU if there is one")
     data: str | None = Field(None, description='folder with datasets; None: W2SNB_DATA')

@@ -155,7 +155,7 @@ def feature_objective(
         adapter = method.adapter(*shapes, generator(config.seed, 'adapters')) if method.adapter else None
     return FeatureObjective(method, config.method_params, student, teacher, labels, adapter and adapter.to(views.device))
 
-# %% ../nbs/05c_runs.ipynb #8ab0adaf
+# %% ../nbs/05c_runs.ipynb #4892c010
 @dataclass
 class Run:
     "A configuration with all that is needed to compute it."
@@ -192,7 +192,11 @@ class Run:
         "A network from the store, or trained now from where it was left."
         checkpoints = Checkpoints(self.store.fit_path(id).with_suffix('.steps'))
         if force: checkpoints.clear()
-        fit = shared_fit(self.store, id, build, lambda model: make(model, checkpoints), force)
+        try: fit = shared_fit(self.store, id, build, lambda model: make(model, checkpoints), force)
+        except KeyboardInterrupt:
+            kept = checkpoints.files()
+            epoch = f"after epoch {int(kept[0].stem.split('-')[1])}" if kept else "at the networks that were done"
+            raise KeyboardInterrupt(f"stopped; the same call goes on {epoch}") from None
         checkpoints.clear()
         return fit
 

@@ -1,0 +1,56 @@
+"""Two processes leave the record that one leaves which cuts its batches in the same chunks."""
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from w2snb.experiments import resolve, run
+from w2snb.processes import Team
+from w2snb.recipes import RECIPES
+from w2snb.train import check_team
+
+WHAT = dict(experiment="digits-cnn_from_cnn", method="acd", epochs=3, device="cpu")
+CALL = "import torch; torch.set_num_threads(1); from w2snb.experiments import run; run(store={store!r}, progress=False, save={save}, **{what!r})"
+
+
+def close(a, b, eps=2e-3):
+    """Numbers, and lists of numbers, equal to float tolerance after some dozen steps."""
+    return torch.allclose(torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64), atol=eps, rtol=eps)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return run(**WHAT, bn_chunk=16, store=tmp_path_factory.mktemp("one"), progress=False)
+
+
+
+def same(record, one):
+    assert record.id == one.id
+    assert record.params["training"]["bn_chunk"] == 16
+    for k in ("student_loss", "ceiling_loss", "teacher_loss"):
+        assert close(record.history[k], one.history[k]), k
+    assert close([record.metrics[k] for k in ("student", "teacher", "ceiling")], [one.metrics[k] for k in ("student", "teacher", "ceiling")], 0.01)
+    assert close(record.history["weight_histogram"], one.history["weight_histogram"], 0.02)
+
+
+def test_from_a_notebook(one, tmp_path):
+    code = CALL.format(store=str(tmp_path), save=True, what=WHAT | dict(num_processes=2))
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    same(run(**WHAT, num_processes=2, store=tmp_path, progress=False), one)
+
+
+def test_accelerate_launch(one, tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(CALL.format(store=str(tmp_path), save=True, what=WHAT | dict(num_processes=2)))
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    subprocess.run([*command, str(script)], check=True, timeout=300)
+    assert len(list(tmp_path.glob("*.json"))) == 1
+    same(run(**WHAT, bn_chunk=16, store=tmp_path, progress=False), one)
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="num_processes=5 does not divide the batch of 64"):
+        resolve("digits", num_processes=5)
+    with pytest.raises(ValueError, match="2 processes normalise in chunks"):
+        check_team(Team(0, 2), RECIPES["digits"], 100)
