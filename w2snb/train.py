@@ -174,7 +174,7 @@ class Fit:
     diverged: bool = False # the loss stopped being finite; training ended there
     test_logits: Tensor | None = None # what it says of the test images, once asked; not stored
 
-# %% ../nbs/04_train.ipynb #8e0bcfe3
+# %% ../nbs/04_train.ipynb #2b8504ab
 def running_share(
     momentum: float, # of the normalisation layer
     k: int, chunks: int, # chunk k = 0, 1, ... of so many
@@ -183,6 +183,11 @@ def running_share(
     "Momentum of one chunk: all on the first, or equal parts."
     if last: return momentum / (chunks - momentum * (chunks - 1 - k))
     return momentum if k == 0 else 0.
+
+def _norms(model: nn.Module) -> list:
+    "Its layers with running statistics."
+    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    return [m for m in norms if m.momentum is not None and m.track_running_stats]
 
 @contextmanager
 def _chunk(norms: list, k: int, chunks: int, last: bool, counts: bool = True):
@@ -194,7 +199,7 @@ def _chunk(norms: list, k: int, chunks: int, last: bool, counts: bool = True):
     finally:
         for m, momentum in zip(norms, kept): m.momentum = momentum
 
-# %% ../nbs/04_train.ipynb #50611326
+# %% ../nbs/04_train.ipynb #17243e62
 @dataclass
 class _Trainer:
     "What the steps of one training share."
@@ -207,11 +212,8 @@ class _Trainer:
     team: Team
 
     def __post_init__(self):
-        whole = [self.model] + [m for m in (self.objective.adapter,) if m is not None]
-        self.everything = nn.ModuleList(whole)
-        self.optimizer = make_optimizer(self.everything, self.recipe)
-        norms = (m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-        self.norms = [m for m in norms if m.momentum is not None]
+        self.everything = nn.ModuleList([self.model] + [m for m in (self.objective.adapter,) if m is not None])
+        self.optimizer, self.norms = make_optimizer(self.everything, self.recipe), _norms(self.model)
 
     def look(self, images: Tensor) -> tuple[Tensor, tuple]:
         "What the network sees of some images, and the share of the first of two if they are mixed."
@@ -238,7 +240,7 @@ class _Trainer:
         self.optimizer.step()
         return self.team.sum(torch.as_tensor(total, device=x.device))
 
-# %% ../nbs/04_train.ipynb #cfa15439
+# %% ../nbs/04_train.ipynb #9ae24f8c
 def _state(t: _Trainer) -> dict:
     "All that the next step depends on, but for the order of the images, which is drawn again."
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -248,7 +250,8 @@ def _state(t: _Trainer) -> dict:
 def check_team(team: Team, recipe: Recipe, n: int):
     "Refuse to cut batches of n images at most among processes that would normalise by chance."
     if team.size == 1: return
-    if not recipe.bn_chunk: raise ValueError(f"{team.size} processes normalise in chunks: say num_processes={team.size} or bn_chunk")
+    if not recipe.bn_chunk:
+        raise ValueError(f"{team.size} processes normalise in chunks: say num_processes={team.size} or bn_chunk")
     if (chunks := -(-min(recipe.batch, n) // recipe.bn_chunk)) < team.size:
         raise ValueError(f"{team.size} processes, but a batch has {chunks} chunk{'s' * (chunks > 1)} of {recipe.bn_chunk} images")
 
