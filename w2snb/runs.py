@@ -155,7 +155,7 @@ def feature_objective(
         adapter = method.adapter(*shapes, generator(config.seed, 'adapters')) if method.adapter else None
     return FeatureObjective(method, config.method_params, student, teacher, labels, adapter and adapter.to(views.device))
 
-# %% ../nbs/05c_runs.ipynb #4892c010
+# %% ../nbs/05c_runs.ipynb #d7794b14
 @dataclass
 class Run:
     "A configuration with all that is needed to compute it."
@@ -188,19 +188,20 @@ class Run:
         c = self.config
         return predict(model, x, self.task.stats, c.precision, evaluation=c.training.evaluation)
 
-    def kept(self, id: str, build, make, force: bool) -> Fit:
-        "A network from the store, or trained now from where it was left."
-        checkpoints = Checkpoints(self.store.fit_path(id).with_suffix('.steps'))
-        if force: checkpoints.clear()
-        try: fit = shared_fit(self.store, id, build, lambda model: make(model, checkpoints), force)
-        except KeyboardInterrupt:
-            kept = checkpoints.files()
-            epoch = f"after epoch {int(kept[0].stem.split('-')[1])}" if kept else "at the networks that were done"
-            raise KeyboardInterrupt(f"stopped; the same call goes on {epoch}") from None
-        checkpoints.clear()
-        return fit
+# %% ../nbs/05c_runs.ipynb #87ee7afc
+def _kept_fit(run: Run, id: str, build, make, force: bool) -> Fit:
+    "A network from the store, or trained now from where it was left; `make` takes the network and its checkpoints."
+    checkpoints = Checkpoints(run.store.fit_path(id).with_suffix('.steps'))
+    if force: checkpoints.clear()
+    try: fit = shared_fit(run.store, id, build, lambda model: make(model, checkpoints), force)
+    except KeyboardInterrupt:
+        kept = checkpoints.files()
+        epoch = f"after epoch {int(kept[0].stem.split('-')[1])}" if kept else "at the networks that were done"
+        raise KeyboardInterrupt(f"stopped; the same call goes on {epoch}") from None
+    checkpoints.clear()
+    return fit
 
-# %% ../nbs/05c_runs.ipynb #01622ad5
+# %% ../nbs/05c_runs.ipynb #e60df41b
 def _labelled_fit(run: Run, network: str, part: str, seed: int, stream: str, title: str) -> Fit:
     "A network on the true labels of one part of the images, from the store or trained now."
     c, t = run.config, run.task
@@ -215,9 +216,9 @@ def _labelled_fit(run: Run, network: str, part: str, seed: int, stream: str, tit
     def make(model, checkpoints):
         if linear: return fit_logistic(model, t.x[index], t.y[index], t.stats)
         return run.train(network, model, index, LabelObjective(t.y[index]), seed, steps, title=title, checkpoints=checkpoints)
-    return run.kept(id, build, make, run.force(id))
+    return _kept_fit(run, id, build, make, run.force(id))
 
-# %% ../nbs/05c_runs.ipynb #a078cf1b
+# %% ../nbs/05c_runs.ipynb #0acf23c3
 def _student_fit(run: Run, id: str, teacher: Fit) -> Fit:
     "The student, listening to the teacher by the run's method."
     c, t, method = run.config, run.task, get_method(run.config.method)
@@ -235,7 +236,7 @@ def _student_fit(run: Run, id: str, teacher: Fit) -> Fit:
         fit = run.train(c.student, model, index, objective, c.seed, None, method.clock, f'student ({method.name})', checkpoints)
         if method.features: objective.close()
         return fit
-    return run.kept(id, build, make, run.forced is not None or not method.builtin)
+    return _kept_fit(run, id, build, make, run.forced is not None or not method.builtin)
 
 # %% ../nbs/05c_runs.ipynb #04905bb7
 def role_metrics(role: str, logits: Tensor, y: Tensor) -> dict: # logits [n, c], true classes [n] -> fractions
