@@ -59,7 +59,7 @@ def scale_parts(
         x = (weights(x) + .5).floor().clamp(0, 255)
     return x.float() / 255
 
-# %% ../nbs/02a_augmentation.ipynb #09136965
+# %% ../nbs/02a_augmentation.ipynb #31b2665b
 def random_parts(
     b: int, # images
     h: int, w: int, # their size
@@ -79,6 +79,7 @@ def random_parts(
     top, left = ((draw(b) * (size - part + 1)).floor() for size, part in ((h, height), (w, width)))
     return top, left, height, width
 
+# %% ../nbs/02a_augmentation.ipynb #bfc04f40
 def resized_crop_flip(
     x: Tensor, # [b, channels, h, w] in 0..1
     generator: torch.Generator,

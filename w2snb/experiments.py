@@ -128,7 +128,7 @@ for student, epochs in (('dino_resnet50', 20), ('dino_vitb8', 5)):
         split='openai', scaling='raw', epochs=epochs, batch=100, schedule='cosine',
         about="OpenAI's vision experiment (Burns et al. 2023, Table 3)"))
 
-# %% ../nbs/11_experiments.ipynb #b1ba980c
+# %% ../nbs/11_experiments.ipynb #b50d6cda
 def resolve(
     experiment: str = 'digits', # a key of `EXPERIMENTS`
     method: str = 'acd', # a key of losses.METHODS
@@ -152,6 +152,8 @@ def resolve(
         student=check_network(pick('student')), recipe=recipe, training=replace(RECIPES[recipe], **changes), gold=e.gold,
         validation=e.validation, test=e.test, train_size=pick('train_size'), precision=said.precision or 'fp32')
 
+
+# %% ../nbs/11_experiments.ipynb #9bf9db8d
 def _chunks(said, recipe) -> dict:
     "How a batch is cut: several processes normalise by themselves, and that is part of the result."
     n, chunk = said.num_processes or 1, said.bn_chunk or recipe.bn_chunk
@@ -160,6 +162,7 @@ def _chunks(said, recipe) -> dict:
         chunk = recipe.batch // n
     return {} if chunk is None else dict(bn_chunk=chunk)
 
+# %% ../nbs/11_experiments.ipynb #238061ef
 def _check_method(m: Method, supervision: str, heard: str):
     "Refuse methods that cannot work with what the student may see."
     if 'features' in m.needs and (supervision, heard) != ('teacher+labels', 'view'):

@@ -38,7 +38,7 @@ class Team:
         for m in norms:
             for statistic in (m.running_mean, m.running_var): statistic.copy_(self.sum(statistic * weight))
 
-# %% ../nbs/03f_processes.ipynb #41b8a915
+# %% ../nbs/03f_processes.ipynb #693bd95f
 def in_team() -> bool:
     "Whether this process was started as one of several, here or by `accelerate launch`."
     return int(os.environ.get('WORLD_SIZE', '1')) > 1
@@ -51,6 +51,7 @@ def is_first() -> bool:
     "Whether this process writes what all of them know."
     return os.environ.get('RANK', '0') == '0'
 
+# %% ../nbs/03f_processes.ipynb #cfe629d4
 def join_team(
     device: torch.device,
 ) -> Team:
