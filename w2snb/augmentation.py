@@ -124,12 +124,12 @@ def _solarize(x: Tensor, m: Tensor) -> Tensor:
     "Invert what is bright."
     return torch.where((x * 255).round() >= _each((m / 10 * 256).floor()), 1 - x, x)
 
-# %% ../nbs/02a_augmentation.ipynb #82d1f9ca
+# %% ../nbs/02a_augmentation.ipynb #d3554c91
 def _autocontrast(x: Tensor, m: Tensor) -> Tensor:
     "Spread each channel over all grey levels."
     grey = (x * 255).round().double()  # Pillow computes in double precision and cuts off
     low, high = (f(grey, (2, 3), keepdim=True) for f in (torch.amin, torch.amax))
-    scale = 255 / (high - low).clamp(min=1)
+    scale = torch.full_like(low, 255) / (high - low).clamp(min=1)  # 255 / tensor would round twice
     return torch.where(high > low, (grey * scale - low * scale).floor().float() / 255, x)
 
 def _equalize(x: Tensor, m: Tensor) -> Tensor:
