@@ -77,16 +77,17 @@ def run_table(
 def _percent(fraction) -> str:
     return '-' if fraction is None or np.isnan(fraction) else f'{100 * fraction:.1f}'
 
-# %% ../nbs/13_reports.ipynb #a344a030
+# %% ../nbs/13_reports.ipynb #91bd1ca1
 def _published(record: Record, role: str) -> str:
     "Published numbers of a role, each with the recipe it was obtained with if that is not ours."
     standard = resolve(record.experiment, record.method, record.seed).plain() if record.experiment in EXPERIMENTS else {}
     free = {'seed', 'teacher_seed', 'method_params', 'precision'}
     if any(record.params.get(k) != v for k, v in standard.items() if k not in free): return '-'
     wanted, own = record.method if role == 'student' else ROLES[role], record.params.get('recipe', 'probe')
-    found = [f"{r['percent']:.2f}" + ('' if r['recipe'] == own else f" (recipe {r['recipe']})")
-             for r in published(record.experiment) if r['quantity'] == wanted]
-    return ', '.join(found) or '-'
+    def about(r):
+        notes = [f"recipe {r['recipe']}"] * (r['recipe'] != own) + [r['mark']] * (r['mark'] in ('second-hand', 'derived'))
+        return f"{r['percent']:.2f}" + (f" ({', '.join(notes)})" if notes else '')
+    return ', '.join(about(r) for r in published(record.experiment) if r['quantity'] == wanted) or '-'
 
 # %% ../nbs/13_reports.ipynb #1ebcf5dc
 def verdict(
