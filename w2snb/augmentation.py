@@ -79,12 +79,12 @@ def random_parts(
     top, left = ((draw(b) * (size - part + 1)).floor() for size, part in ((h, height), (w, width)))
     return top, left, height, width
 
-# %% ../nbs/02a_augmentation.ipynb #bfc04f40
+# %% ../nbs/02a_augmentation.ipynb #f8cbf7cd
 def resized_crop_flip(
     x: Tensor, # [b, channels, h, w] in 0..1
     generator: torch.Generator,
 ) -> Tensor: # [b, channels, h, w]
-    "A random part of each image at full size, bilinear or bicubic, mirrored half of the time (paper.md: recipes v0 and v1)."
+    "A random part of each image at full size, bilinear or bicubic, mirrored half of the time (recipes v0 and v1)."
     b, _, h, w = x.shape
     part = random_parts(b, h, w, generator)
     cubic, flip = torch.rand(2, b, generator=generator, device=generator.device) < .5

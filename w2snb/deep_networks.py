@@ -6,10 +6,9 @@
 __all__ = ['VGG_WIDTHS', 'NETWORKS', 'NARROW', 'WIDE', 'init_convolutions', 'CifarVGG', 'BasicBlock', 'CifarResNet',
            'PreActBlock', 'WideResNet', 'cifar_resnet50']
 
-# %% ../nbs/03a_deep_networks.ipynb #678d4e97
+# %% ../nbs/03a_deep_networks.ipynb #aec79d58
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -6,7 +6,7 @@
 __all__ = ['mixed_ce', 'mixed_logits', 'LabelObjective', 'weight_range', 'WeakObjective', 'FeatureObjective', 'predict',
            'batches', 'Fit', 'running_share', 'check_team', 'train', 'fit_logistic']
 
-# %% ../nbs/04_train.ipynb #15320c9b
+# %% ../nbs/04_train.ipynb #6c88228e
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ from .augmentation import EVALUATIONS, mix
 from .checkpoints import Checkpoints
 from .core import autocast, generator, seeded
 from .data import AUGMENTATIONS, normalise, to_float
-from .losses import Method, ce, log_probs, self_weight
+from .losses import Method, ce, self_weight
 from .models import Taps, pair_maps
 from .processes import Team, join_team
 from .recipes import Recipe, lr_factor, make_optimizer, steps_per_epoch
