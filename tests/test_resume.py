@@ -6,10 +6,7 @@ import signal
 import time
 
 import pytest
-import sklearn.datasets, sklearn.linear_model, sklearn.model_selection  # noqa: E401, here so that forked processes need not import them
 import torch
-import torch._dynamo
-import torchmetrics.classification  # noqa: F401
 
 import w2snb.checkpoints
 import w2snb.core
@@ -17,6 +14,8 @@ from w2snb.experiments import run
 from w2snb.records import Store, read_records
 
 WHAT = dict(experiment="digits", method="acd", seed=0, epochs=2, train_size=100, device="cpu")
+FORKS = multiprocessing.get_context("forkserver")  # a process with threads, as this one, must not be forked: the copy may wait for ever
+FORKS.set_forkserver_preload(["pytest", "sklearn.datasets", "sklearn.linear_model", "sklearn.model_selection", "torch._dynamo", "torchmetrics.classification", "w2snb.experiments"])
 WRITES = 11  # three shared networks, the student, the record, two checkpoints of each of three trainings
 
 
@@ -37,8 +36,15 @@ def compute(store, every=0.0, kill_at=None):
     run(store=str(store), progress=False, **WHAT)
 
 
-def child(*args, **kwargs):
-    return multiprocessing.get_context("fork").Process(target=compute, args=args, kwargs=kwargs)
+def compute_apart(*args, stop_after=300, **kwargs):
+    """The exit code of the run in a process of its own, killed after some seconds."""
+    p = FORKS.Process(target=compute, args=args, kwargs=kwargs)
+    p.start()
+    p.join(stop_after)
+    if p.is_alive():
+        p.kill()
+    p.join()
+    return p.exitcode
 
 
 def result(store):
@@ -48,12 +54,9 @@ def result(store):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    store = tmp_path_factory.mktemp("whole")
-    start = time.monotonic()
-    p = child(store, every=1e9)
-    p.start()
-    p.join()
-    assert p.exitcode == 0
+    compute_apart(tmp_path_factory.mktemp("first"), every=1e9)  # the first one also waits for the imports
+    store, start = tmp_path_factory.mktemp("whole"), time.monotonic()
+    assert compute_apart(store, every=1e9) == 0
     return result(store), time.monotonic() - start
 
 
@@ -63,17 +66,8 @@ def test_killed_at_random(undisturbed, tmp_path):
     killed = 0
     for i, moment in enumerate(moments.tolist()):
         store = tmp_path / str(i)
-        p = child(store)
-        p.start()
-        p.join(moment)
-        if p.is_alive():
-            os.kill(p.pid, signal.SIGKILL)
-            killed += 1
-        p.join()
-        p = child(store)
-        p.start()
-        p.join()
-        assert p.exitcode == 0 and result(store) == expected, f"after {moment:.3f} of {seconds:.3f} s"
+        killed += compute_apart(store, stop_after=moment) == -signal.SIGKILL
+        assert compute_apart(store) == 0 and result(store) == expected, f"after {moment:.3f} of {seconds:.3f} s"
         assert not list(store.rglob("*.steps"))
     assert killed >= 1
 
@@ -81,14 +75,8 @@ def test_killed_at_random(undisturbed, tmp_path):
 def test_killed_at_every_write(undisturbed, tmp_path):
     for n in range(1, WRITES + 1):
         store = tmp_path / str(n)
-        p = child(store, kill_at=n)
-        p.start()
-        p.join()
-        assert p.exitcode == -signal.SIGKILL, f"write {n}"
-        p = child(store)
-        p.start()
-        p.join()
-        assert p.exitcode == 0 and result(store) == undisturbed[0], f"write {n}"
+        assert compute_apart(store, kill_at=n) == -signal.SIGKILL, f"write {n}"
+        assert compute_apart(store) == 0 and result(store) == undisturbed[0], f"write {n}"
 
 
 def test_stopped_by_hand(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ SHORT = dict(epochs=2, train_size=200, device="cpu")
 def papermill(out, cwd=ROOT, **parameters):
     words = [w for k, v in parameters.items() for w in ("-p", k, str(v))]
     command = [sys.executable, "-m", "papermill", str(NOTEBOOK), str(out), "-k", "python3", "--no-progress-bar", *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 def code_cells():

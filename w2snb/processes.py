@@ -51,7 +51,7 @@ def is_first() -> bool:
     "Whether this process writes what all of them know."
     return os.environ.get('RANK', '0') == '0'
 
-# %% ../nbs/03f_processes.ipynb #cfe629d4
+# %% ../nbs/03f_processes.ipynb #4f5cccc0
 def join_team(
     device: torch.device,
 ) -> Team:
@@ -61,6 +61,11 @@ def join_team(
     state = PartialState(cpu=device.type == 'cpu')
     return Team(state.process_index, state.num_processes)
 
+def _alone(function: Callable):
+    "Call it on one thread: a forked process that asks for the threads of the one it was forked from waits for ever."
+    torch.set_num_threads(1)
+    function()
+
 def launch(
     function: Callable, # called in every process
     num_processes: int,
@@ -69,6 +74,6 @@ def launch(
     "Run a function in several processes on this machine and wait for all of them."
     if cpu:
         from accelerate import debug_launcher
-        return debug_launcher(function, num_processes=num_processes)
+        return debug_launcher(_alone, args=(function,), num_processes=num_processes)
     from accelerate import notebook_launcher
     notebook_launcher(function, num_processes=num_processes)
