@@ -174,7 +174,7 @@ def _check_method(m: Method, supervision: str, heard: str):
     if supervision == 'teacher' and 'labels' in m.needs:
         raise ValueError(f"method {m.name} needs true labels: use supervision='teacher+labels'")
 
-# %% ../nbs/11_experiments.ipynb #12fbbfd2
+# %% ../nbs/11_experiments.ipynb #c5096615
 def run_many(
     experiment: str = 'digits', # a key of `EXPERIMENTS`
     methods=('acd',), # keys of losses.METHODS, or one; dict(method='acd', tau=2) for a method with overrides of its own
@@ -204,7 +204,7 @@ def run_many(
     records = []
     for c in configs:
         if c.teacher_seed not in tasks: tasks = {c.teacher_seed: load_task(c, device, said.data)}
-        records.append(_one(Run(c, tasks[c.teacher_seed], store, device, progress, forced), save))
+        records.append(_one(Run(c, tasks[c.teacher_seed], store, device, progress, said.compile, forced), save))
     return records
 
 # %% ../nbs/11_experiments.ipynb #3a1278a5

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from .losses import check_params, get_method, method_and_preset
 
-# %% ../nbs/05b_parameters.ipynb #86991732
+# %% ../nbs/05b_parameters.ipynb #a2270485
 class Parameters(BaseModel):
     "What may be said about a run. None: the default of the experiment or the method."
     model_config = ConfigDict(extra='forbid', allow_inf_nan=False)
@@ -37,6 +37,7 @@ class Parameters(BaseModel):
     bn_chunk: int | None = Field(None, ge=2, description='images that are normalised together; None: the whole batch')
     num_processes: int | None = Field(None, ge=1, description='processes that share each batch, a GPU for each; None: one')
     precision: Literal['fp32', 'bf16'] | None = Field(None, description='of matrix products; None: fp32')
+    compile: bool = Field(False, description='compile networks before training them, for speed')
     device: str | None = Field(None, description="'cpu', 'cuda', 'cuda:1'; None: a GPU if there is one")
     data: str | None = Field(None, description='folder with datasets; None: W2SNB_DATA')
     weights: str | None = Field(None, description='folder with checkpoints of backbones; None: W2SNB_WEIGHTS')

@@ -6,7 +6,7 @@
 __all__ = ['VERSIONS', 'Config', 'Task', 'load_task', 'run_id', 'source_of_added', 'check_runnable', 'feature_objective', 'Run',
            'role_metrics', 'logit_metrics', 'run_status', 'named_history', 'compute']
 
-# %% ../nbs/05c_runs.ipynb #e983d77e
+# %% ../nbs/05c_runs.ipynb #564a68c8
 import inspect, time
 from dataclasses import asdict, dataclass, replace
 
@@ -20,11 +20,11 @@ from .data import DATASETS, ImageSet, load_images, normalise, stratified_split, 
 from .evaluate import (accuracy, agreement, agreement_split, calibration_error, effective_classes, hits, pack_hits, pgr,
                             top_k_accuracy)
 from .losses import get_method, method_loss
-from .models import build_model, feature_shapes, pair_maps
+from .models import build_model, feature_shapes, pair_maps, placed
 from .networks import NETWORKS
 from .records import Record, Store, shared_fit
 from .recipes import Recipe, peak_rate, steps_per_epoch
-from .train import FeatureObjective, Fit, LabelObjective, WeakObjective, fit_logistic, predict, train
+from .train import FeatureObjective, Fit, LabelObjective, WeakObjective, compiled, fit_logistic, predict, train
 
 # %% ../nbs/05c_runs.ipynb #e4377c52
 code_hashes()  # taken now, when the code is loaded
@@ -155,7 +155,7 @@ def feature_objective(
         adapter = method.adapter(*shapes, generator(config.seed, 'adapters')) if method.adapter else None
     return FeatureObjective(method, config.method_params, student, teacher, labels, adapter and adapter.to(views.device))
 
-# %% ../nbs/05c_runs.ipynb #d7794b14
+# %% ../nbs/05c_runs.ipynb #16a4e347
 @dataclass
 class Run:
     "A configuration with all that is needed to compute it."
@@ -164,6 +164,7 @@ class Run:
     store: Store
     device: torch.device
     progress: bool = False
+    compile: bool = False # compile the networks of a training first; a rounding apart, the results are the same
     forced: set | None = None # ids of shared networks trained anew so far; None: take them from the store
 
     def force(self, id: str) -> bool:
@@ -180,7 +181,7 @@ class Run:
             return dict(test=accuracy(said['logits'], t.test_y))
         recipe = replace(c.training, lr=peak_rate(c.training, network))
         fit = train(model, t.x[index], objective, recipe, t.stats, seed, steps, monitor, c.precision, clock,
-                    title if self.progress else None, checkpoints)
+                    title if self.progress else None, checkpoints, self.compile and not get_method(c.method).features)
         return replace(fit, test_logits=said.get('logits'))
 
     def say(self, model, x) -> Tensor: # logits [n, c]
@@ -201,7 +202,7 @@ def _kept_fit(run: Run, id: str, build, make, force: bool) -> Fit:
     checkpoints.clear()
     return fit
 
-# %% ../nbs/05c_runs.ipynb #e60df41b
+# %% ../nbs/05c_runs.ipynb #3d7494e2
 def _labelled_fit(run: Run, network: str, part: str, seed: int, stream: str, title: str) -> Fit:
     "A network on the true labels of one part of the images, from the store or trained now."
     c, t = run.config, run.task
@@ -212,24 +213,24 @@ def _labelled_fit(run: Run, network: str, part: str, seed: int, stream: str, tit
         steps=steps, seed=seed, stream=stream, images=array_hash(index.cpu().numpy()), data=t.key, precision=c.precision,
         versions=VERSIONS))
     def build():
-        with seeded(seed, stream): return build_model(network, len(t.classes)).to(t.x.device)
+        with seeded(seed, stream): return placed(build_model(network, len(t.classes)), t.x)
     def make(model, checkpoints):
         if linear: return fit_logistic(model, t.x[index], t.y[index], t.stats)
         return run.train(network, model, index, LabelObjective(t.y[index]), seed, steps, title=title, checkpoints=checkpoints)
     return _kept_fit(run, id, build, make, run.force(id))
 
-# %% ../nbs/05c_runs.ipynb #0acf23c3
+# %% ../nbs/05c_runs.ipynb #9ea36bd5
 def _student_fit(run: Run, id: str, teacher: Fit) -> Fit:
     "The student, listening to the teacher by the run's method."
     c, t, method = run.config, run.task, get_method(run.config.method)
     index = t.parts['student']
     labels = t.y[index] if c.supervision == 'teacher+labels' else None
     def build():
-        with seeded(c.seed, 'student'): return build_model(c.student, len(t.classes)).to(t.x.device)
+        with seeded(c.seed, 'student'): return placed(build_model(c.student, len(t.classes)), t.x)
     def listen(model):
         if method.features: return feature_objective(c, model, teacher.model, labels, normalise(to_float(t.x[:2]), **t.stats))
-        once = c.heard == 'once'
-        heard = run.say(teacher.model, t.x[index]).clone() if once else teacher.model
+        if c.heard == 'once': heard = run.say(teacher.model, t.x[index]).clone()
+        else: heard = compiled(teacher.model, t.x.device) if run.compile else teacher.model
         return WeakObjective(method, c.method_params, heard, labels)
     def make(model, checkpoints):
         objective = listen(model)

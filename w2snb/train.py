@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['mixed_ce', 'mixed_logits', 'LabelObjective', 'weight_range', 'WeakObjective', 'FeatureObjective', 'predict',
-           'batches', 'Fit', 'running_share', 'check_team', 'train', 'fit_logistic']
+           'batches', 'Fit', 'kept_memory', 'compiled', 'running_share', 'check_team', 'train', 'fit_logistic']
 
 # %% ../nbs/04_train.ipynb #6c88228e
 import time
@@ -174,6 +174,28 @@ class Fit:
     diverged: bool = False # the loss stopped being finite; training ended there
     test_logits: Tensor | None = None # what it says of the test images, once asked; not stored
 
+# %% ../nbs/04_train.ipynb #624722d1
+@contextmanager
+def kept_memory(most: int = 1 << 30): # bytes of the largest block
+    "Keep freed blocks of memory for the next step; where C's library is another than glibc, do nothing."
+    import ctypes
+    try: mallopt, trim = (getattr(ctypes.CDLL('libc.so.6'), name) for name in ('mallopt', 'malloc_trim'))
+    except (OSError, AttributeError): yield; return
+    unmapped, kept = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+    mallopt(unmapped, most); mallopt(kept, 2**31 - 1)
+    try: yield
+    finally:
+        mallopt(unmapped, 32 << 20); mallopt(kept, 64 << 20)  # the most that glibc would have chosen
+        trim(0)
+
+# %% ../nbs/04_train.ipynb #1d64f94b
+def compiled(
+    model: nn.Module,
+    device: torch.device,
+) -> Callable: # images -> logits; its weights are the model's
+    "The network as torch compiles it, on a GPU with recorded launches."
+    return torch.compile(model, mode='reduce-overhead' if device.type == 'cuda' else 'default')
+
 # %% ../nbs/04_train.ipynb #2b8504ab
 def running_share(
     momentum: float, # of the normalisation layer
@@ -199,7 +221,7 @@ def _chunk(norms: list, k: int, chunks: int, last: bool, counts: bool = True):
     finally:
         for m, momentum in zip(norms, kept): m.momentum = momentum
 
-# %% ../nbs/04_train.ipynb #17243e62
+# %% ../nbs/04_train.ipynb #5a5b5997
 @dataclass
 class _Trainer:
     "What the steps of one training share."
@@ -210,8 +232,10 @@ class _Trainer:
     precision: str
     stream: torch.Generator # of the augmentation
     team: Team
+    compile: bool = False
 
     def __post_init__(self):
+        self.forward = compiled(self.model, next(self.model.parameters()).device) if self.compile else self.model
         self.everything = nn.ModuleList([self.model] + [m for m in (self.objective.adapter,) if m is not None])
         self.optimizer, self.norms = make_optimizer(self.everything, self.recipe), _norms(self.model)
 
@@ -224,6 +248,7 @@ class _Trainer:
     def step(self, x: Tensor, index: Tensor, lr: float, progress: float, last: bool) -> Tensor:  # the loss, detached
         "One batch: look, ask the objective, move the weights."
         for group in self.optimizer.param_groups: group['lr'] = lr
+        if self.compile: torch.compiler.cudagraph_mark_step_begin()
         self.optimizer.zero_grad(set_to_none=True)
         parts, total, (rank, size) = index.split(self.recipe.bn_chunk or len(index)), 0., (self.team.rank, self.team.size)
         mine = range(rank, len(parts), size)
@@ -232,7 +257,7 @@ class _Trainer:
             views, share = self.look(x[part])  # drawn in every process
             if k not in mine: continue
             with autocast(x.device, self.precision), _chunk(self.norms, k // size, len(mine), last, last or rank == 0):
-                loss = self.objective(self.model(views), part, views, progress, *share) * (len(part) / len(index))
+                loss = self.objective(self.forward(views), part, views, progress, *share) * (len(part) / len(index))
             loss.backward()
             total = total + loss.detach()
         self.team.sum_gradients(self.everything.parameters())
@@ -265,7 +290,7 @@ def _go_on_from(t: _Trainer, state: dict):
     t.stream.set_state(state['stream']); torch.set_rng_state(state['random'])
     if state['cuda'] and torch.cuda.is_available(): torch.cuda.set_rng_state_all(state['cuda'])
 
-# %% ../nbs/04_train.ipynb #1b52a798
+# %% ../nbs/04_train.ipynb #55456b16
 def train(
     model: nn.Module, # trained in place
     x: Tensor, # uint8 [n, h, w, channels], on the device
@@ -279,16 +304,17 @@ def train(
     clock: str = 'epoch', # what the objective's schedule is told: epoch/epochs or step/steps
     title: str | None = None, # of the progress bar; None: no bar
     checkpoints: Checkpoints | None = None, # where to go on from, and where to leave states; None: nowhere
+    compile: bool = False, # compile the network first; not where somebody reads its features
 ) -> Fit:
     "Train by a recipe. Ends early, marked `diverged`, when the loss is no longer finite."
     steps = steps or steps_per_epoch(recipe, len(x))
     total, state = steps * recipe.epochs, checkpoints.newest() if checkpoints else None
     team = join_team(x.device)
     check_team(team, recipe, len(x))
-    trainer = _Trainer(model, objective, recipe, stats, precision, generator(seed, 'augmentation'), team)
+    trainer = _Trainer(model, objective, recipe, stats, precision, generator(seed, 'augmentation'), team, compile)
     source = batches(len(x), recipe.batch, total, generator(seed, 'order'), recipe.drop_last)
     epoch, diverged, done = 0, False, dict(history={}, seen=0, seconds=0.)
-    with seeded(seed, 'dropout'), _bar(None if team.rank else title, total * min(recipe.batch, len(x))) as bar:
+    with seeded(seed, 'dropout'), kept_memory(), _bar(None if team.rank else title, total * min(recipe.batch, len(x))) as bar:
         if state:
             _go_on_from(trainer, state)
             epoch, done = state['epoch'], state['done']
