@@ -1,6 +1,7 @@
 """Runs that go wrong, in every way a user can ask for, end with one sentence and leave nothing half-written."""
 import json
 import os
+import shutil
 import warnings
 from dataclasses import replace
 
@@ -8,14 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from w2snb.core import resolve_device
+from w2snb.core import resolve_device, seeded
+from w2snb.data import DATASETS
 from w2snb.experiments import resolve, run, run_many
 from w2snb.losses import METHODS, get_method
 from w2snb.models import build_model
 from w2snb.networks import NETWORKS
 from w2snb.records import Store, parse_record
+from w2snb.recipes import RECIPES
 from w2snb.runs import feature_objective, load_task
-from w2snb.train import WeakObjective
+from w2snb.train import LabelObjective, WeakObjective, train
 
 SHORT = dict(epochs=2, train_size=200, device="cpu", progress=False)
 TINY = SHORT | dict(epochs=1, train_size=64)
@@ -254,3 +257,13 @@ def test_a_preset_is_a_setting(store):
     assert resolve("digits", "acd:few_shot_meta", tau=1.0).method_params["tau"] == 1.0
     with pytest.raises(ValueError, match="did you mean few_shot_meta"):
         resolve("digits", "acd:few_shot_mata")
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles for the CPU with g++")
+def test_compiled_networks_learn_the_same():
+    x, y = torch.randint(0, 256, (64, 8, 8, 1), dtype=torch.uint8), torch.arange(64) % 10
+    def losses(compile):
+        with seeded(0, "student"):
+            net = build_model("digits_small_cnn", 10)
+        return train(net, x, LabelObjective(y), replace(RECIPES["digits"], epochs=2), DATASETS["digits"], 0, compile=compile).history["loss"]
+    assert losses(True) == pytest.approx(losses(False), rel=1e-3)
