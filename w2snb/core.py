@@ -49,14 +49,14 @@ def generator(
     "A generator for one purpose of one run."
     return torch.Generator(device).manual_seed(stream_seed(seed, stream))
 
-# %% ../nbs/00_core.ipynb #ea21d707
+# %% ../nbs/00_core.ipynb #5819ac6e
 @contextlib.contextmanager
 def seeded(
     seed: int, # the run's seed
     stream: str, # one of `STREAMS`
 ):
     "Run the block with torch's global generators seeded from one stream; restore them afterwards."
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
         torch.manual_seed(stream_seed(seed, stream))
         yield
 
@@ -214,10 +214,10 @@ def _commit(root) -> str | None:
     if head.returncode: return None
     return head.stdout.strip() + ('+changes' if changed.stdout.strip() else '')
 
-# %% ../nbs/00_core.ipynb #6cf9ea4a
+# %% ../nbs/00_core.ipynb #fedb159a
 # modules that can change a result
-CODE = ('core', 'methods', 'imitation', 'confidence', 'divergences', 'features', 'data', 'models', 'train', 'evaluate', 'runs',
-        'frozen', 'heads', 'labels', 'tasks', 'probe', 'protocols', 'experiments')
+CODE = ('core', 'methods', 'imitation', 'confidence', 'divergences', 'features', 'data', 'augmentation', 'networks',
+        'deep_networks', 'light_networks', 'models', 'recipes', 'processes', 'checkpoints', 'train', 'evaluate', 'runs', 'frozen', 'heads', 'labels', 'tasks', 'probe', 'protocols', 'experiments')
 
 @functools.cache
 def code_hashes() -> dict: # module -> hash of its text, as of the first call

@@ -7,8 +7,8 @@ __all__ = ['IMAGE_ENDINGS', 'DATASETS', 'TORCHVISION_FILES', 'HOW_TO_GET', 'AUGM
            'from_parquet', 'image_files', 'from_folder', 'from_torchvision', 'cached', 'data_folder', 'load_images',
            'has_splits', 'stratified_split', 'to_float', 'normalise', 'random_affine', 'crop_flip']
 
-# %% ../nbs/02_data.ipynb #b13847d1
-import io, json, math, os, re, shutil, tempfile, warnings
+# %% ../nbs/02_data.ipynb #600b21a8
+import functools, io, json, math, os, re, shutil, tempfile, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -327,7 +327,7 @@ def stratified_split(
         parts[name] = np.sort(part)
     return parts | dict(rest=np.sort(rest))
 
-# %% ../nbs/02_data.ipynb #5e445a3a
+# %% ../nbs/02_data.ipynb #a0b7c270
 def to_float(
     x: Tensor, # uint8 [b, h, w, channels]
 ) -> Tensor: # float32 [b, channels, h, w] in 0..1
@@ -339,8 +339,11 @@ def normalise(
     mean: tuple, std: tuple, # per channel
 ) -> Tensor: # [b, channels, h, w]
     "Shift and scale each channel."
-    shape = (1, -1, 1, 1)
-    return (x - x.new_tensor(mean).view(shape)) / x.new_tensor(std).view(shape)
+    return (x - _per_channel(tuple(mean), x.device)) / _per_channel(tuple(std), x.device)
+
+@functools.cache
+def _per_channel(values: tuple, device: torch.device) -> Tensor:  # [1, channels, 1, 1], sent to the device once
+    with torch.inference_mode(False): return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 # %% ../nbs/02_data.ipynb #82e4d480
 def random_affine(

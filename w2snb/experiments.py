@@ -153,10 +153,12 @@ def resolve(
         validation=e.validation, test=e.test, train_size=pick('train_size'), precision=said.precision or 'fp32')
 
 
-# %% ../nbs/11_experiments.ipynb #9bf9db8d
+# %% ../nbs/11_experiments.ipynb #8e846392
 def _chunks(said, recipe) -> dict:
     "How a batch is cut: several processes normalise by themselves, and that is part of the result."
     n, chunk = said.num_processes or 1, said.bn_chunk or recipe.bn_chunk
+    if said.compile and (chunk or n > 1):
+        raise ValueError("compile=True with bn_chunk or num_processes: torch would compile once for each chunk of a batch; give one of them")
     if n > 1 and not chunk:
         if recipe.batch % n: raise ValueError(f"num_processes={n} does not divide the batch of {recipe.batch}")
         chunk = recipe.batch // n
@@ -174,7 +176,7 @@ def _check_method(m: Method, supervision: str, heard: str):
     if supervision == 'teacher' and 'labels' in m.needs:
         raise ValueError(f"method {m.name} needs true labels: use supervision='teacher+labels'")
 
-# %% ../nbs/11_experiments.ipynb #c5096615
+# %% ../nbs/11_experiments.ipynb #0bbe9d7a
 def run_many(
     experiment: str = 'digits', # a key of `EXPERIMENTS`
     methods=('acd',), # keys of losses.METHODS, or one; dict(method='acd', tau=2) for a method with overrides of its own
@@ -190,12 +192,11 @@ def run_many(
     configs = [resolve(experiment, seed=int(s), **overrides | w) for s in seeds for w in wanted]
     if not configs: return []
     said, _ = check_parameters(experiment=experiment, **overrides | wanted[0])
-    if (said.num_processes or 1) > 1 and not in_team():
-        call = lambda **changes: run_many(experiment, methods, seeds, **dict(progress=progress, **overrides) | changes)
-        launch(lambda: call(save=False), said.num_processes, cpu=(said.device or resolve_device().type) == 'cpu')
-        return call(save=save, force=False, num_processes=None, bn_chunk=configs[0].training.bn_chunk)
-    device, store, tasks = resolve_device(said.device or own_device()), Store(said.store or default_store()), {}
-    forced = set() if said.force else None
+    if trained := (said.num_processes or 1) > 1 and not in_team():  # by a team of processes; here it is measured and written down
+        team = lambda: run_many(experiment, methods, seeds, progress=progress, save=False, **overrides)
+        launch(team, said.num_processes, cpu=(said.device or resolve_device().type) == 'cpu')
+    device, store, tasks = resolve_device(own_device(said.device)), Store(said.store or default_store()), {}
+    forced = set() if said.force and not trained else None
     data_folder(said.data)  # a folder that is given must exist, even if this run reads none of it
     if isinstance(configs[0], ProbeConfig):
         found = lambda id: None if said.force else _found(store, id, progress)
@@ -204,14 +205,14 @@ def run_many(
     records = []
     for c in configs:
         if c.teacher_seed not in tasks: tasks = {c.teacher_seed: load_task(c, device, said.data)}
-        records.append(_one(Run(c, tasks[c.teacher_seed], store, device, progress, said.compile, forced), save))
+        records.append(_one(Run(c, tasks[c.teacher_seed], store, device, progress, said.compile, forced, trained), save, said.force))
     return records
 
-# %% ../nbs/11_experiments.ipynb #3a1278a5
-def _one(run: Run, save: bool) -> Record:
+# %% ../nbs/11_experiments.ipynb #14fe5926
+def _one(run: Run, save: bool, force: bool) -> Record:
     "One run, from the store if it is there."
     id = run_id(run.config, run.task)
-    if run.forced is None and (found := _found(run.store, id, run.progress)): return found
+    if not force and (found := _found(run.store, id, run.progress)): return found
     run.store.check_writable()
     record = compute(run, id)
     if save and is_first(): run.store.put(record)

@@ -16,7 +16,7 @@ import w2snb.deep_networks, w2snb.light_networks  # they register their networks
 from .core import check_choice, shown_path
 from .networks import NETWORKS, Stages
 
-# %% ../nbs/03c_models.ipynb #6c11abf5
+# %% ../nbs/03c_models.ipynb #13b0870b
 def load_weights(
     model: nn.Module, # filled in place
     path, # .safetensors, or .pth/.pt holding a state dict
@@ -32,7 +32,9 @@ def load_weights(
         else: weights = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e:
         raise ValueError(f"checkpoint {shown_path(path)} cannot be read: {str(e).splitlines()[0]}") from None
-    weights, own = weights.get('state_dict', weights), model.state_dict()
+    weights, own = weights.get('state_dict', weights) if isinstance(weights, dict) else None, model.state_dict()
+    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
+        raise ValueError(f"checkpoint {shown_path(path)} is not a dictionary of tensors, such as `state_dict` gives")
     weights = {k: v for k, v in weights.items() if not k.startswith(tuple(f'{name}.' for name in without))}
     wrong = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
     wrong += [k for k in weights if k not in own]

@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['Team', 'in_team', 'own_device', 'is_first', 'join_team', 'launch']
 
-# %% ../nbs/03f_processes.ipynb #195bf67f
+# %% ../nbs/03f_processes.ipynb #a81ed4a3
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+os.environ.setdefault('PYTORCH_NVML_BASED_CUDA_CHECK', '1')  # asking whether there are GPUs must not occupy one: see `launch`
 
 # %% ../nbs/03f_processes.ipynb #17222caa
 @dataclass(frozen=True)
@@ -38,20 +40,23 @@ class Team:
         for m in norms:
             for statistic in (m.running_mean, m.running_var): statistic.copy_(self.sum(statistic * weight))
 
-# %% ../nbs/03f_processes.ipynb #693bd95f
+# %% ../nbs/03f_processes.ipynb #7d5f3fa0
 def in_team() -> bool:
     "Whether this process was started as one of several, here or by `accelerate launch`."
     return int(os.environ.get('WORLD_SIZE', '1')) > 1
 
-def own_device() -> str | None:
-    "The GPU of this process in a team; None where there is no choice to make."
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if in_team() and torch.cuda.is_available() else None
+def own_device(
+    said: str | None = None, # what the user said
+) -> str | None:
+    "The GPU of this process in a team; elsewhere what was said."
+    if said not in (None, 'cuda') or not in_team(): return said
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else said
 
 def is_first() -> bool:
     "Whether this process writes what all of them know."
     return os.environ.get('RANK', '0') == '0'
 
-# %% ../nbs/03f_processes.ipynb #4f5cccc0
+# %% ../nbs/03f_processes.ipynb #83b7d984
 def join_team(
     device: torch.device,
 ) -> Team:
@@ -75,5 +80,8 @@ def launch(
     if cpu:
         from accelerate import debug_launcher
         return debug_launcher(_alone, args=(function,), num_processes=num_processes)
+    if torch.cuda.is_initialized():
+        raise RuntimeError("this process has used a GPU, and several cannot be started from it any more; restart the kernel and begin "
+                           "with this run, or use `accelerate launch`")
     from accelerate import notebook_launcher
     notebook_launcher(function, num_processes=num_processes)

@@ -86,7 +86,7 @@ def lr_factor(
     start = 0. if recipe.by_epoch else recipe.warmup
     return float(recipe.floor + .5 * (1 - recipe.floor) * (1 + np.cos(np.pi * (progress - start) / (1 - start))))
 
-# %% ../nbs/03d_recipes.ipynb #03f2a2c3
+# %% ../nbs/03d_recipes.ipynb #f50592c1
 def make_optimizer(
     model: nn.Module, # a network, or several in a list of modules
     recipe: Recipe,
@@ -96,5 +96,6 @@ def make_optimizer(
     if not recipe.decay_vectors:
         named = [p for p in model.parameters() if p.requires_grad]
         groups = [dict(params=[p for p in named if p.ndim > 1]), dict(params=[p for p in named if p.ndim <= 1], weight_decay=0.)]
-    if recipe.optimizer == 'adamw': return torch.optim.AdamW(groups, recipe.lr, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(groups, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov)
+    common = dict(lr=recipe.lr, weight_decay=recipe.weight_decay, fused=next(model.parameters()).is_cuda)
+    if recipe.optimizer == 'adamw': return torch.optim.AdamW(groups, **common)
+    return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)

@@ -6,7 +6,7 @@
 __all__ = ['VERSIONS', 'Config', 'Task', 'load_task', 'run_id', 'source_of_added', 'check_runnable', 'feature_objective', 'Run',
            'role_metrics', 'logit_metrics', 'run_status', 'named_history', 'compute']
 
-# %% ../nbs/05c_runs.ipynb #564a68c8
+# %% ../nbs/05c_runs.ipynb #9984ebec
 import inspect, time
 from dataclasses import asdict, dataclass, replace
 
@@ -22,6 +22,7 @@ from .evaluate import (accuracy, agreement, agreement_split, calibration_error, 
 from .losses import get_method, method_loss
 from .models import build_model, feature_shapes, pair_maps, placed
 from .networks import NETWORKS
+from .processes import is_first
 from .records import Record, Store, shared_fit
 from .recipes import Recipe, peak_rate, steps_per_epoch
 from .train import FeatureObjective, Fit, LabelObjective, WeakObjective, compiled, fit_logistic, predict, train
@@ -155,7 +156,7 @@ def feature_objective(
         adapter = method.adapter(*shapes, generator(config.seed, 'adapters')) if method.adapter else None
     return FeatureObjective(method, config.method_params, student, teacher, labels, adapter and adapter.to(views.device))
 
-# %% ../nbs/05c_runs.ipynb #16a4e347
+# %% ../nbs/05c_runs.ipynb #2f151837
 @dataclass
 class Run:
     "A configuration with all that is needed to compute it."
@@ -166,6 +167,7 @@ class Run:
     progress: bool = False
     compile: bool = False # compile the networks of a training first; a rounding apart, the results are the same
     forced: set | None = None # ids of shared networks trained anew so far; None: take them from the store
+    trained: bool = False # a team of processes has just trained everything: take the student from the store, too
 
     def force(self, id: str) -> bool:
         "Whether a shared network has to be trained anew; true once for each."
@@ -189,17 +191,18 @@ class Run:
         c = self.config
         return predict(model, x, self.task.stats, c.precision, evaluation=c.training.evaluation)
 
-# %% ../nbs/05c_runs.ipynb #87ee7afc
+# %% ../nbs/05c_runs.ipynb #cfb516bf
 def _kept_fit(run: Run, id: str, build, make, force: bool) -> Fit:
     "A network from the store, or trained now from where it was left; `make` takes the network and its checkpoints."
     checkpoints = Checkpoints(run.store.fit_path(id).with_suffix('.steps'))
-    if force: checkpoints.clear()
+    if force: checkpoints.clear()  # by all processes of a team, before any of them writes
     try: fit = shared_fit(run.store, id, build, lambda model: make(model, checkpoints), force)
     except KeyboardInterrupt:
         kept = checkpoints.files()
-        epoch = f"after epoch {int(kept[0].stem.split('-')[1])}" if kept else "at the networks that were done"
-        raise KeyboardInterrupt(f"stopped; the same call goes on {epoch}") from None
-    checkpoints.clear()
+        epoch = f"after epoch {int(kept[0].stem.split('-')[1])}" if kept and not force else "at the networks that were done"
+        raise KeyboardInterrupt("stopped; with force=True the next call starts anew" if run.forced is not None else
+                                f"stopped; the same call goes on {epoch}") from None
+    if is_first(): checkpoints.clear()
     return fit
 
 # %% ../nbs/05c_runs.ipynb #3d7494e2
@@ -219,7 +222,7 @@ def _labelled_fit(run: Run, network: str, part: str, seed: int, stream: str, tit
         return run.train(network, model, index, LabelObjective(t.y[index]), seed, steps, title=title, checkpoints=checkpoints)
     return _kept_fit(run, id, build, make, run.force(id))
 
-# %% ../nbs/05c_runs.ipynb #9ea36bd5
+# %% ../nbs/05c_runs.ipynb #c3d4955c
 def _student_fit(run: Run, id: str, teacher: Fit) -> Fit:
     "The student, listening to the teacher by the run's method."
     c, t, method = run.config, run.task, get_method(run.config.method)
@@ -237,7 +240,7 @@ def _student_fit(run: Run, id: str, teacher: Fit) -> Fit:
         fit = run.train(c.student, model, index, objective, c.seed, None, method.clock, f'student ({method.name})', checkpoints)
         if method.features: objective.close()
         return fit
-    return _kept_fit(run, id, build, make, run.forced is not None or not method.builtin)
+    return _kept_fit(run, id, build, make, not run.trained and (run.forced is not None or not method.builtin))
 
 # %% ../nbs/05c_runs.ipynb #04905bb7
 def role_metrics(role: str, logits: Tensor, y: Tensor) -> dict: # logits [n, c], true classes [n] -> fractions
@@ -293,13 +296,14 @@ def named_history(fits: dict) -> dict:
     "Lists per epoch of all networks, named <role>_<quantity>; the weight histogram keeps its name."
     return {k if k == 'weight_histogram' else f'{role}_{k}': v for role, f in fits.items() for k, v in f.history.items()}
 
-# %% ../nbs/05c_runs.ipynb #9e9a5063
+# %% ../nbs/05c_runs.ipynb #c64c07bb
 def compute(
     run: Run,
     id: str, # of `run_id`
 ) -> Record: # not yet in the store
     "Train and measure; networks that are shared come from the store or go there."
-    start, about, c = time.perf_counter(), provenance(run.device), run.config
+    start, c = time.perf_counter(), run.config
+    about = provenance(run.device) | dict(normalised_together=c.training.bn_chunk or c.training.batch, compiled=run.compile)
     check_runnable(c, run.task)
     both = c.supervision == 'teacher+labels'
     teacher = _labelled_fit(run, c.teacher, 'gold', c.teacher_seed, 'teacher', 'teacher')

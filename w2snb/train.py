@@ -6,8 +6,8 @@
 __all__ = ['mixed_ce', 'mixed_logits', 'LabelObjective', 'weight_range', 'WeakObjective', 'FeatureObjective', 'predict',
            'batches', 'Fit', 'kept_memory', 'compiled', 'running_share', 'check_team', 'train', 'fit_logistic']
 
-# %% ../nbs/04_train.ipynb #6c88228e
-import time
+# %% ../nbs/04_train.ipynb #12bf68a5
+import os, shutil, time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from .models import Taps, pair_maps
 from .processes import Team, join_team
 from .recipes import Recipe, lr_factor, make_optimizer, steps_per_epoch
 
-# %% ../nbs/04_train.ipynb #f9592853
+# %% ../nbs/04_train.ipynb #25d1092f
 def mixed_ce(
     logits: Tensor, # [b, c]
     labels: Tensor, # true classes [b] of the batch's images
@@ -42,8 +42,8 @@ def mixed_logits(
 ) -> Tensor: # [b, c]
     "What is said of clean images, mixed as they are: logits of the mean probabilities."
     if share is None: return logits
-    q = logits.softmax(-1)
-    return (share * q + (1 - share) * q.flip(0)).log()
+    log_q, parts = logits.log_softmax(-1), torch.tensor([share, 1 - share], device=logits.device).log()
+    return torch.logaddexp(log_q + parts[0], log_q.flip(0) + parts[1])
 
 class LabelObjective:
     "Cross-entropy with given labels: for teachers, ceilings and students alone."
@@ -131,18 +131,19 @@ class FeatureObjective:
         "Stop listening to the networks."
         for t in self.taps: t.remove()
 
-# %% ../nbs/04_train.ipynb #160c23c7
+# %% ../nbs/04_train.ipynb #20bc0d00
 @torch.inference_mode()
 def predict(
     model: nn.Module,
     x: Tensor, # uint8 [n, h, w, channels], on the model's device
     stats: dict, # 'mean' and 'std' per channel
     precision: str = 'fp32', # one of core.PRECISIONS
-    batch: int = 256,
+    batch: int | None = None, # images at a time; None: 256, on a GPU 2048
     evaluation: str = 'plain', # a key of augmentation.EVALUATIONS: how clean images are shown
 ) -> Tensor: # logits [n, c], float32, on the same device
     "Logits of clean images, in evaluation mode."
-    was, _ = model.training, model.eval()
+    was, batch = model.training, batch or (2048 if x.is_cuda else 256)
+    model.eval()
     def show(b): return normalise(EVALUATIONS[evaluation](to_float(b)), **stats)
     with autocast(x.device, precision): out = torch.cat([model(show(b)).float() for b in x.split(batch)])
     model.train(was)
@@ -188,12 +189,14 @@ def kept_memory(most: int = 1 << 30): # bytes of the largest block
         mallopt(unmapped, 32 << 20); mallopt(kept, 64 << 20)  # the most that glibc would have chosen
         trim(0)
 
-# %% ../nbs/04_train.ipynb #1d64f94b
+# %% ../nbs/04_train.ipynb #1fffee2d
 def compiled(
     model: nn.Module,
     device: torch.device,
 ) -> Callable: # images -> logits; its weights are the model's
-    "The network as torch compiles it, on a GPU with recorded launches."
+    "The network as torch compiles it, on a GPU with recorded launches; raises `ValueError` where there is no compiler."
+    if device.type == 'cpu' and not (os.environ.get('CXX') or shutil.which('g++')):
+        raise ValueError("compile=True needs g++ to compile for the CPU, and there is none")
     return torch.compile(model, mode='reduce-overhead' if device.type == 'cuda' else 'default')
 
 # %% ../nbs/04_train.ipynb #2b8504ab
@@ -265,10 +268,11 @@ class _Trainer:
         self.optimizer.step()
         return self.team.sum(torch.as_tensor(total, device=x.device))
 
-# %% ../nbs/04_train.ipynb #9ae24f8c
+# %% ../nbs/04_train.ipynb #ecaf783c
 def _state(t: _Trainer) -> dict:
     "All that the next step depends on, but for the order of the images, which is drawn again."
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    device = next(t.model.parameters()).device
+    cuda = torch.cuda.get_rng_state(device) if device.type == 'cuda' else None
     return dict(model=t.everything.state_dict(), optimizer=t.optimizer.state_dict(), stream=t.stream.get_state(),
                 random=torch.get_rng_state(), cuda=cuda)
 
@@ -288,7 +292,7 @@ def _go_on_from(t: _Trainer, state: dict):
     "Be as if the steps up to a state had just been done."
     t.everything.load_state_dict(state['model']); t.optimizer.load_state_dict(state['optimizer'])
     t.stream.set_state(state['stream']); torch.set_rng_state(state['random'])
-    if state['cuda'] and torch.cuda.is_available(): torch.cuda.set_rng_state_all(state['cuda'])
+    if state['cuda'] is not None and torch.cuda.is_available(): torch.cuda.set_rng_state(state['cuda'])
 
 # %% ../nbs/04_train.ipynb #55456b16
 def train(
@@ -331,19 +335,18 @@ def train(
                 checkpoints.save(epoch, _state(trainer) | dict(epoch=epoch, done=done))
     return Fit(model.eval(), done['history'], done['seconds'], done['seen'] / done['seconds'], diverged)
 
-# %% ../nbs/04_train.ipynb #383c4beb
+# %% ../nbs/04_train.ipynb #703f276d
 def _epoch(trainer: _Trainer, x: Tensor, source, steps: range, total: int, clock: str, bar, done: dict) -> tuple[dict, bool]:
     "The steps of one epoch: what goes to the history, and whether the loss stopped being finite."
     trainer.model.train()
     losses, recipe = [], trainer.recipe
     for step in steps:
-        index, lr = next(source).to(x.device), recipe.lr * lr_factor(recipe, step / total)
+        index, lr = next(source).to(x.device, non_blocking=True), recipe.lr * lr_factor(recipe, step / total)
         progress = steps[0] // len(steps) / recipe.epochs if clock == 'epoch' else step / total
         losses.append(trainer.step(x, index, lr, progress, last=step == steps[-1]))
         done['seen'] += len(index); bar.update(len(index))
     mean = torch.stack(losses).mean().item()
-    if trainer.team.size > 1 and hasattr(trainer.objective, 'counts'):
-        trainer.objective.counts = trainer.team.sum(torch.as_tensor(trainer.objective.counts))
+    if isinstance(counts := getattr(trainer.objective, 'counts', 0), Tensor): trainer.objective.counts = trainer.team.sum(counts)
     return dict(loss=mean, lr=lr, **trainer.objective.epoch_end()), not np.isfinite(mean)
 
 # %% ../nbs/04_train.ipynb #4554438c
