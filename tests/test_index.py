@@ -1,0 +1,91 @@
+"""The index of a store agrees with the records, whatever happens to it and whoever writes at the same time."""
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from w2snb.core import content_hash
+from w2snb.evaluate import pack_hits
+from w2snb.index import find_records, index_path, store_index
+from w2snb.records import Record, Store
+
+
+def record(i, **said):
+    params = dict(i=i)
+    return Record(**dict(id=content_hash(i), experiment="digits", method="acd", seed=i, params=params, metrics=dict(student=0.9, test_images=4), history={},
+                         correct=dict(student=pack_hits([True] * 4)), status="ok", provenance=dict(date="2026-01-01"), seconds=1.0, images_per_second=None) | said)  # fmt: skip
+
+
+WRITER = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from test_index import record
+from w2snb.records import Store
+from w2snb.index import store_index
+store, first = Store({store!r}), int(sys.argv[1])
+for i in range(first, first + 40):
+    store.put(record(i))
+    if i % 5 == 0: store.put(record(i, status='collapsed'))
+    if i % 3 == 0: store_index(store)
+"""
+
+
+def test_concurrent_writers_and_readers(tmp_path):
+    store = Store(tmp_path / "store")
+    store.check_writable()
+    code = WRITER.format(tests=os.path.dirname(__file__), store=str(store.folder))
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(first)]) for first in (0, 100)]
+    seen = 0
+    while any(w.poll() is None for w in writers):
+        now = store_index(store)
+        assert len(now) >= seen and not (now["status"] == "damaged").any()
+        seen = len(now)
+    assert [w.wait() for w in writers] == [0, 0]
+    index = store_index(store)
+    truth = {r.id: r.status for r in store.records()}
+    assert index["status"].to_dict() == truth and len(truth) == 80
+    assert not list(index_path(store).parent.glob(".*"))
+
+
+def test_a_wrong_index_is_mended(tmp_path):
+    store = Store(tmp_path)
+    for i in range(5):
+        store.put(record(i))
+    good, path = store_index(store), index_path(store)
+    frame = pd.read_parquet(path)
+    for wrong in (frame.iloc[:2], frame.drop(columns="config"), frame.assign(size=1), pd.concat([frame, frame.assign(id="f" * 16)])):
+        wrong.to_parquet(path)
+        pd.testing.assert_frame_equal(store_index(store), good)
+        pd.testing.assert_frame_equal(pd.read_parquet(path), frame)
+
+
+def test_a_line_that_lies_is_not_believed(tmp_path):
+    """The index says where to look; what counts is the record."""
+    store = Store(tmp_path)
+    store.put(record(0)), store.put(record(1))
+    store_index(store)
+    frame = pd.read_parquet(index_path(store))
+    frame["config"] = frame["config"].iloc[::-1].to_numpy()
+    frame.to_parquet(index_path(store))
+    found = find_records(store, [content_hash(dict(i=0))])
+    assert {content_hash(r.params) for r in found.values()} <= {content_hash(dict(i=0))}
+
+
+def test_a_failed_run_is_not_found(tmp_path):
+    store = Store(tmp_path)
+    store.put(record(0, status="failed", message="why"))
+    assert store_index(store).loc[content_hash(0), "message"] == "why"
+    assert find_records(store, [content_hash(dict(i=0))]) == {}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_read(tmp_path):
+    store = Store(tmp_path)
+    store.put(record(0))
+    tmp_path.chmod(0o555)
+    try:
+        assert len(store_index(store)) == 1 and not index_path(store).exists()
+    finally:
+        tmp_path.chmod(0o755)

@@ -1,0 +1,139 @@
+"""What w2snb_report writes: the same twice, traceable, self-contained, and never a number where it does not belong."""
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from w2snb.core import content_hash, project_root
+from w2snb.experiments import resolve
+from w2snb.records import Store, read_records
+from w2snb.regenerate import all_sheets, main, report, run_notebook
+from w2snb.sheets import make_sheets
+from w2snb.sources import find_parts, table_parts
+from w2snb.tables import TABLES
+
+NAMES = ["digits_labels", "cifar100_pairs"]
+PAIR = "cifar100-resnet56_from_resnet20"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    out = tmp_path_factory.mktemp("report")
+    report(NAMES, out)
+    return out
+
+
+def hashes(folder):
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_another_process_writes_the_same_bytes(written, tmp_path):
+    command = [sys.executable, "-c", "from w2snb.regenerate import main; main()", *NAMES, "--committed", "--out", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
+    assert hashes(tmp_path) == hashes(written)
+    assert {p.suffix for p in tmp_path.rglob("*") if p.is_file()} == {".md", ".csv", ".tex", ".svg", ".png", ".html"}
+
+
+def test_page_needs_nothing_else(written):
+    page = (written / "report.html").read_text()
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page) and "<script" not in page and "@import" not in page
+    assert "<math" in page and page.count("<svg") == 0
+    assert set(re.findall(r'href="#(.*?)"', page)) <= set(re.findall(r'id="(.*?)"', page))
+
+
+def test_every_number_leads_to_its_records(written):
+    """Means recomputed from the lines a cell names."""
+    table = pd.read_csv(written / "tables" / "digits_labels.csv")
+    cells = table[(table.column == "last epoch") & table.sheet.str.endswith("students")]
+    lines = (project_root() / "reports" / "results" / "digits.jsonl").read_text().splitlines()
+    assert len(cells) == 6
+    for cell in cells.itertuples():
+        file, numbers = cell.records.split(":")
+        assert file == "reports/results/digits.jsonl"
+        wanted = [n for part in numbers.split(",") for n in range(int(part.split("-")[0]), int(part.split("-")[-1]) + 1)]
+        students = [json.loads(lines[n - 1])["metrics"]["student"] for n in wanted]
+        assert len(students) == 10 and sum(students) / 10 == pytest.approx(cell.value)
+
+
+def stored_pair(folder, seeds=(0, 1), **overrides):
+    """A store with runs of a pair of the paper, made up from runs on digits."""
+    store, base = Store(folder), read_records(project_root() / "reports" / "results" / "digits-cnn_from_cnn.jsonl")
+    for method in ("kd", "acd"):
+        for seed in seeds:
+            params = resolve(PAIR, method, seed, **overrides).plain()
+            r = next(r for r in base if r.method == "acd" and r.seed == 100 + seed)
+            store.put(r.model_copy(update=dict(id=content_hash([method, seed, overrides]), experiment=PAIR, method=method, seed=seed, params=params)))
+    return store
+
+
+def test_new_records_are_taken_up(tmp_path):
+    (references, students) = all_sheets(["cifar100_pairs"], stored_pair(tmp_path))["cifar100_pairs"]
+    line = students.lines.loc[(PAIR, "AdaptConf")]
+    assert line["n"].text == "2 of 5" and line["published"].text == "74.17 (epoch unknown)"
+    assert line["last - published"].value == pytest.approx(line["last epoch"].value - 0.7417)
+    assert line["best - published"].value == pytest.approx(line["best epoch (seeds only)"].value - 0.7417)
+    assert line["student - KD"].value == 0 and any("missing" in note for note in students.notes)
+    assert students.lines.loc[(PAIR, "AugConf"), "last epoch"].text == "-"
+    assert references.lines.loc[(PAIR, "student alone (= ceiling)"), "last epoch"].value is not None
+
+
+def test_short_runs_are_not_the_published_ones(tmp_path):
+    store = stored_pair(tmp_path, epochs=2)
+    assert not any(row.runs for part in find_parts("cifar100_pairs", store) for row in part.rows)
+    (part,) = find_parts(PAIR, store)
+    assert part.altered == "epochs=2"
+    for sheet in make_sheets(PAIR, "short", [part]):
+        assert "published" not in sheet.texts and "epochs=2" in sheet.title
+
+
+def test_short_and_full_runs_are_two_parts(tmp_path):
+    stored_pair(tmp_path), stored_pair(tmp_path, epochs=2)
+    parts = find_parts(PAIR, Store(tmp_path))
+    assert [(p.altered, sorted(r.name for r in p.rows), {len(r.runs) for r in p.rows}) for p in parts] == [
+        ("", ["AdaptConf", "KD"], {2}), ("epochs=2", ["AdaptConf", "KD"], {2})]  # fmt: skip
+
+
+def test_a_table_with_other_circumstances_has_no_published_numbers():
+    short = replace(TABLES["cifar100_pairs"], experiments=(PAIR,), overrides=dict(epochs=30))
+    for sheet in make_sheets("short", "short", table_parts(short)):
+        assert "published" not in sheet.texts
+
+
+def test_names_are_escaped(tmp_path):
+    from w2snb.pages import sheet_html
+
+    sheet = make_sheets("digits_labels", "<script>", find_parts("digits_labels"))[1]
+    sheet.notes = ["<img src=x>"]
+    assert "<script>" not in sheet_html(sheet) and "<img" not in sheet_html(sheet)
+
+
+@pytest.mark.parametrize("said, sentence", [(["digits_loses"], "did you mean digits_losses?"), (["--store", "nowhere"], "there is no store nowhere")])
+def test_bad_input_is_one_sentence(said, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["w2snb_report", *said, "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert sentence in f"{stop.value} {capsys.readouterr().err}" and not (tmp_path / "out").exists()
+
+
+def test_a_notebook_that_hangs_is_stopped(tmp_path):
+    """Nothing is written, and its kernel ends, too."""
+    path, pid, v4 = tmp_path / "hangs.ipynb", tmp_path / "pid", nbformat.v4
+    code = f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(1000)"
+    nbformat.write(v4.new_notebook(cells=[v4.new_code_cell(code)]), path)
+    with pytest.raises(RuntimeError, match="was not executed"):
+        run_notebook(path, tmp_path / "out.ipynb", timeout=8)
+    assert not (tmp_path / "out.ipynb").exists()
+    for _ in range(300):  # the kernel looks after its parent once a second
+        if not pid.exists() or not Path(f"/proc/{pid.read_text()}").exists():
+            break
+        time.sleep(0.2)
+    else:
+        pytest.fail("the kernel is still running")
