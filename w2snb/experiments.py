@@ -6,7 +6,7 @@
 __all__ = ['EXPERIMENTS', 'CHOSEN', 'GOLD', 'DIGITS', 'PAIRS', 'PROBES', 'NO_IMAGENET', 'DIGITS_PROBE', 'Experiment',
            'register_experiment', 'resolve', 'run_many', 'run', 'recommend', 'label_images', 'published']
 
-# %% ../nbs/11_experiments.ipynb #e8187b22
+# %% ../nbs/11_experiments.ipynb #176f440d
 import csv, warnings
 from dataclasses import dataclass, field, replace
 from numbers import Integral
@@ -15,6 +15,7 @@ import pandas as pd
 
 from .core import changed_since, check_choice, default_store, project_root, resolve_device
 from .data import data_folder
+from .locks import Busy, Claims
 from .losses import Method, get_method
 from .models import check_network
 from .parameters import check_parameters
@@ -23,7 +24,7 @@ from .protocols import (COMPARED, ProbeExperiment, choose, relabel, resolve_prob
 from .processes import in_team, is_first, launch, own_device
 from .recipes import RECIPES
 from .records import Record, Store
-from .runs import Config, Run, compute, load_task, run_id
+from .runs import Config, Run, compute, load_task, locked, run_id
 from .tasks import ProbeConfig, probe_images
 
 # %% ../nbs/11_experiments.ipynb #9b0da274
@@ -176,7 +177,7 @@ def _check_method(m: Method, supervision: str, heard: str):
     if supervision == 'teacher' and 'labels' in m.needs:
         raise ValueError(f"method {m.name} needs true labels: use supervision='teacher+labels'")
 
-# %% ../nbs/11_experiments.ipynb #0bbe9d7a
+# %% ../nbs/11_experiments.ipynb #5c2b6504
 def run_many(
     experiment: str = 'digits', # a key of `EXPERIMENTS`
     methods=('acd',), # keys of losses.METHODS, or one; dict(method='acd', tau=2) for a method with overrides of its own
@@ -199,25 +200,42 @@ def run_many(
     forced = set() if said.force and not trained else None
     data_folder(said.data)  # a folder that is given must exist, even if this run reads none of it
     if isinstance(configs[0], ProbeConfig):
-        found = lambda id: None if said.force else _found(store, id, progress)
-        return run_probes(configs, store, device, data=said.data, weights=said.weights, found=found, force=said.force,
-                          progress=progress, save=save)
+        return _claimed(store, said.force, progress, lambda found: run_probes(
+            configs, store, device, data=said.data, weights=said.weights, found=found, force=said.force, progress=progress,
+            save=save))
     records = []
     for c in configs:
         if c.teacher_seed not in tasks: tasks = {c.teacher_seed: load_task(c, device, said.data)}
         records.append(_one(Run(c, tasks[c.teacher_seed], store, device, progress, said.compile, forced, trained), save, said.force))
     return records
 
-# %% ../nbs/11_experiments.ipynb #14fe5926
+# %% ../nbs/11_experiments.ipynb #997adca8
 def _one(run: Run, save: bool, force: bool) -> Record:
     "One run, from the store if it is there."
     id = run_id(run.config, run.task)
     if not force and (found := _found(run.store, id, run.progress)): return found
     run.store.check_writable()
-    record = compute(run, id)
-    if save and is_first(): run.store.put(record)
+    with locked(run.store, f'run-{id}'):
+        if not force and (found := _found(run.store, id, run.progress)): return found  # computed while we waited
+        record = compute(run, id)
+        if save and is_first(): run.store.put(record)
     return record
 
+# %% ../nbs/11_experiments.ipynb #3d2d8963
+def _claimed(store: Store, force: bool, progress: bool, compute) -> list[Record]:
+    "A batch of runs, none of which another process computes at the same time; `compute` takes what finds a record."
+    def found(id):
+        if not force and (record := _found(store, id, progress)): return record
+        store.check_writable()
+        claims.take(f'run-{id}')
+        return None if force else _found(store, id, progress)
+    while True:
+        try:
+            with Claims(store.folder/'locks') as claims: return compute(found)
+        except Busy as other: busy = other
+        busy.wait()
+
+# %% ../nbs/11_experiments.ipynb #4f6c193e
 def _found(store: Store, id: str, progress: bool) -> Record | None:
     "A finished record, with a warning if the code has changed since; a user's own loss is never taken from the store."
     record = store.get(id)

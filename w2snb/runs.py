@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['VERSIONS', 'Config', 'Task', 'load_task', 'run_id', 'source_of_added', 'check_runnable', 'feature_objective', 'Run',
-           'role_metrics', 'logit_metrics', 'run_status', 'named_history', 'compute']
+           'locked', 'role_metrics', 'logit_metrics', 'run_status', 'named_history', 'compute']
 
-# %% ../nbs/05c_runs.ipynb #9984ebec
-import inspect, time
+# %% ../nbs/05c_runs.ipynb #695d7421
+import contextlib, inspect, time
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -19,10 +19,11 @@ from .core import RESULT_VERSION, array_hash, code_hashes, content_hash, generat
 from .data import DATASETS, ImageSet, load_images, normalise, stratified_split, to_float
 from .evaluate import (accuracy, agreement, agreement_split, calibration_error, effective_classes, hits, pack_hits, pgr,
                             top_k_accuracy)
+from .locks import Lock
 from .losses import get_method, method_loss
 from .models import build_model, feature_shapes, pair_maps, placed
 from .networks import NETWORKS
-from .processes import is_first
+from .processes import in_team, is_first
 from .records import Record, Store, shared_fit
 from .recipes import Recipe, peak_rate, steps_per_epoch
 from .train import FeatureObjective, Fit, LabelObjective, WeakObjective, compiled, fit_logistic, predict, train
@@ -191,12 +192,18 @@ class Run:
         c = self.config
         return predict(model, x, self.task.stats, c.precision, evaluation=c.training.evaluation)
 
-# %% ../nbs/05c_runs.ipynb #cfb516bf
+# %% ../nbs/05c_runs.ipynb #fc3f35ee
+def locked(store: Store, name: str):
+    "A context in which no other process does the same; a team of processes, which do the same together, is left alone."
+    return contextlib.nullcontext() if in_team() else Lock(store.folder/'locks', name)
+
 def _kept_fit(run: Run, id: str, build, make, force: bool) -> Fit:
     "A network from the store, or trained now from where it was left; `make` takes the network and its checkpoints."
-    checkpoints = Checkpoints(run.store.fit_path(id).with_suffix('.steps'))
+    checkpoints, there = Checkpoints(run.store.fit_path(id).with_suffix('.steps')), run.store.fit_path(id).exists()
     if force: checkpoints.clear()  # by all processes of a team, before any of them writes
-    try: fit = shared_fit(run.store, id, build, lambda model: make(model, checkpoints), force)
+    try:
+        with contextlib.nullcontext() if there and not force else locked(run.store, f'fit-{id}'):
+            fit = shared_fit(run.store, id, build, lambda model: make(model, checkpoints), force)
     except KeyboardInterrupt:
         kept = checkpoints.files()
         epoch = f"after epoch {int(kept[0].stem.split('-')[1])}" if kept and not force else "at the networks that were done"

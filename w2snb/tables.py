@@ -84,7 +84,7 @@ register_table(Table('digits_pair', 'Digits: true labels beside the teacher', ('
                      ('ce', 'soft_ce', 'bkd', 'dkd', 'aug_conf', 'acd', 'rkd', 'fitnet', 'reviewkd'), TEN, 'ce',
                      results=('digits-cnn_from_cnn.jsonl',)));
 
-# %% ../nbs/11a_tables.ipynb #ede53301
+# %% ../nbs/11a_tables.ipynb #b6e643e4
 _probes = tuple(e.name for e in PROBES)
 _files = lambda names: tuple(f'{n}.jsonl.xz' for n in names)
 for _name, _title, _rule in (('probes', "the methods' own defaults", None),
@@ -102,11 +102,13 @@ register_table(Table('probes_scaled', 'Linear students on raw features and on fe
 UNTRAINED = tuple(dict(method=m, lr=lr) for m in ('soft_ce', 'hard_ce', 'acd', 'aug_conf', 'reverse_kl', 'reverse_ce', 'js')
                   for lr in (1e-3, 1e-4)) + tuple(dict(method='bkd', lr=lr) for lr in (1e-3, 6e-3))
 register_table(Table('probes_no_imagenet', 'Linear students on convolutions nobody trained',
-                     ('cifar100-random_filters_from_pixels',), UNTRAINED, TEN[:5], UNTRAINED[0], results=_files(['cifar100-random_filters_from_pixels'])));
+                     ('cifar100-random_filters_from_pixels',), UNTRAINED, TEN[:5], UNTRAINED[0],
+                     results=_files(['cifar100-random_filters_from_pixels'])));
 
-# %% ../nbs/11a_tables.ipynb #e7ea420f
+# %% ../nbs/11a_tables.ipynb #4dc897a0
 register_table(Table('imagenet', "OpenAI's vision experiment",
-                     tuple(f'imagenet_val-{s}_from_alexnet' for s in ('dino_resnet50', 'dino_vitb8')), ('soft_ce', 'log_conf'), tuple(range(5)), 'soft_ce'));
+                     tuple(f'imagenet_val-{s}_from_alexnet' for s in ('dino_resnet50', 'dino_vitb8')), ('soft_ce', 'log_conf'),
+                     tuple(range(5)), 'soft_ce'));
 
 # %% ../nbs/11a_tables.ipynb #3f3ee27e
 _short = lambda name: name.removeprefix('cifar_')
@@ -115,3 +117,8 @@ PUBLISHED = ('kd', 'aug_conf', 'acd')
 register_table(Table('cifar100_pairs', 'CIFAR-100, pairs of Guo et al. 2024', _pairs, PUBLISHED, tuple(range(5)), 'kd'))
 register_table(Table('cifar100_halves', 'CIFAR-100, pairs with disjoint halves', tuple(f'{n}-halves' for n in _pairs),
                      ('soft_ce', *PUBLISHED[1:]), tuple(range(5)), 'soft_ce'));
+
+# %% ../nbs/11a_tables.ipynb #cbbfae61
+register_table(Table('cifar100_short', 'CIFAR-100, ResNet-56 from ResNet-20 in short form', ('cifar100-resnet56_from_resnet20',),
+                     PUBLISHED, (0, 1), 'kd', overrides=dict(recipe='crd', epochs=6, train_size=2000),
+                     results=('cifar100_short.jsonl',)));
