@@ -214,10 +214,11 @@ def _commit(root) -> str | None:
     if head.returncode: return None
     return head.stdout.strip() + ('+changes' if changed.stdout.strip() else '')
 
-# %% ../nbs/00_core.ipynb #fedb159a
+# %% ../nbs/00_core.ipynb #ecddc01c
 # modules that can change a result
 CODE = ('core', 'methods', 'imitation', 'confidence', 'divergences', 'features', 'data', 'augmentation', 'networks',
-        'deep_networks', 'light_networks', 'models', 'recipes', 'processes', 'checkpoints', 'train', 'evaluate', 'runs', 'frozen', 'heads', 'labels', 'tasks', 'probe', 'protocols', 'experiments')
+        'deep_networks', 'light_networks', 'models', 'recipes', 'processes', 'checkpoints', 'train', 'evaluate', 'runs',
+        'frozen', 'heads', 'labels', 'tasks', 'probe', 'protocols', 'experiments')
 
 @functools.cache
 def code_hashes() -> dict: # module -> hash of its text, as of the first call

@@ -154,12 +154,13 @@ def resolve(
         validation=e.validation, test=e.test, train_size=pick('train_size'), precision=said.precision or 'fp32')
 
 
-# %% ../nbs/11_experiments.ipynb #8e846392
+# %% ../nbs/11_experiments.ipynb #62e901b4
 def _chunks(said, recipe) -> dict:
     "How a batch is cut: several processes normalise by themselves, and that is part of the result."
     n, chunk = said.num_processes or 1, said.bn_chunk or recipe.bn_chunk
     if said.compile and (chunk or n > 1):
-        raise ValueError("compile=True with bn_chunk or num_processes: torch would compile once for each chunk of a batch; give one of them")
+        raise ValueError("compile=True with bn_chunk or num_processes: torch would compile once for each chunk of a batch; "
+                         "give one of them")
     if n > 1 and not chunk:
         if recipe.batch % n: raise ValueError(f"num_processes={n} does not divide the batch of {recipe.batch}")
         chunk = recipe.batch // n
@@ -177,7 +178,7 @@ def _check_method(m: Method, supervision: str, heard: str):
     if supervision == 'teacher' and 'labels' in m.needs:
         raise ValueError(f"method {m.name} needs true labels: use supervision='teacher+labels'")
 
-# %% ../nbs/11_experiments.ipynb #5c2b6504
+# %% ../nbs/11_experiments.ipynb #5549fba8
 def run_many(
     experiment: str = 'digits', # a key of `EXPERIMENTS`
     methods=('acd',), # keys of losses.METHODS, or one; dict(method='acd', tau=2) for a method with overrides of its own
@@ -206,7 +207,8 @@ def run_many(
     records = []
     for c in configs:
         if c.teacher_seed not in tasks: tasks = {c.teacher_seed: load_task(c, device, said.data)}
-        records.append(_one(Run(c, tasks[c.teacher_seed], store, device, progress, said.compile, forced, trained), save, said.force))
+        here = Run(c, tasks[c.teacher_seed], store, device, progress, said.compile, forced, trained)
+        records.append(_one(here, save, said.force))
     return records
 
 # %% ../nbs/11_experiments.ipynb #997adca8

@@ -56,7 +56,7 @@ def is_first() -> bool:
     "Whether this process writes what all of them know."
     return os.environ.get('RANK', '0') == '0'
 
-# %% ../nbs/03f_processes.ipynb #83b7d984
+# %% ../nbs/03f_processes.ipynb #528d51f4
 def join_team(
     device: torch.device,
 ) -> Team:
@@ -81,7 +81,7 @@ def launch(
         from accelerate import debug_launcher
         return debug_launcher(_alone, args=(function,), num_processes=num_processes)
     if torch.cuda.is_initialized():
-        raise RuntimeError("this process has used a GPU, and several cannot be started from it any more; restart the kernel and begin "
-                           "with this run, or use `accelerate launch`")
+        raise RuntimeError("this process has used a GPU, and several cannot be started from it any more; restart the kernel "
+                           "and begin with this run, or use `accelerate launch`")
     from accelerate import notebook_launcher
     notebook_launcher(function, num_processes=num_processes)

@@ -47,7 +47,7 @@ class ProbeExperiment:
     supervision: str = 'teacher'
     about: str = ''
 
-# %% ../nbs/06e_protocols.ipynb #4f50c2d7
+# %% ../nbs/06e_protocols.ipynb #19d39487
 def resolve_probe(
     e: ProbeExperiment,
     m: Method,
@@ -56,7 +56,7 @@ def resolve_probe(
 ) -> ProbeConfig:
     "The complete configuration; raises `ValueError` with one sentence for what cannot be run."
     for k in ('recipe', 'bn_chunk', 'num_processes', 'compile'):
-        if (v := getattr(said, k) or None) is not None: raise ValueError(f"{k}={v!r}: {e.name} trains linear heads, which have no {k}")
+        if v := getattr(said, k): raise ValueError(f"{k}={v!r}: {e.name} trains linear heads, which have no {k}")
     if said.supervision not in (None, 'teacher'):
         raise ValueError(f"supervision={said.supervision!r}: in {e.name} the student sees the teacher's labels only")
     if not m.uses_teacher or m.needs: raise ValueError(f"method {m.name} has no place in {e.name}: a linear student there sees "

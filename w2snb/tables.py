@@ -117,8 +117,3 @@ PUBLISHED = ('kd', 'aug_conf', 'acd')
 register_table(Table('cifar100_pairs', 'CIFAR-100, pairs of Guo et al. 2024', _pairs, PUBLISHED, tuple(range(5)), 'kd'))
 register_table(Table('cifar100_halves', 'CIFAR-100, pairs with disjoint halves', tuple(f'{n}-halves' for n in _pairs),
                      ('soft_ce', *PUBLISHED[1:]), tuple(range(5)), 'soft_ce'));
-
-# %% ../nbs/11a_tables.ipynb #cbbfae61
-register_table(Table('cifar100_short', 'CIFAR-100, ResNet-56 from ResNet-20 in short form', ('cifar100-resnet56_from_resnet20',),
-                     PUBLISHED, (0, 1), 'kd', overrides=dict(recipe='crd', epochs=6, train_size=2000),
-                     results=('cifar100_short.jsonl',)));

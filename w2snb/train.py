@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['mixed_ce', 'mixed_logits', 'LabelObjective', 'weight_range', 'WeakObjective', 'FeatureObjective', 'predict',
-           'batches', 'Fit', 'kept_memory', 'compiled', 'running_share', 'check_team', 'train', 'fit_logistic']
+           'batches', 'Fit', 'compiled', 'running_share', 'check_team', 'train', 'fit_logistic']
 
 # %% ../nbs/04_train.ipynb #12bf68a5
 import os, shutil, time
@@ -175,20 +175,6 @@ class Fit:
     diverged: bool = False # the loss stopped being finite; training ended there
     test_logits: Tensor | None = None # what it says of the test images, once asked; not stored
 
-# %% ../nbs/04_train.ipynb #624722d1
-@contextmanager
-def kept_memory(most: int = 1 << 30): # bytes of the largest block
-    "Keep freed blocks of memory for the next step; where C's library is another than glibc, do nothing."
-    import ctypes
-    try: mallopt, trim = (getattr(ctypes.CDLL('libc.so.6'), name) for name in ('mallopt', 'malloc_trim'))
-    except (OSError, AttributeError): yield; return
-    unmapped, kept = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-    mallopt(unmapped, most); mallopt(kept, 2**31 - 1)
-    try: yield
-    finally:
-        mallopt(unmapped, 32 << 20); mallopt(kept, 64 << 20)  # the most that glibc would have chosen
-        trim(0)
-
 # %% ../nbs/04_train.ipynb #1fffee2d
 def compiled(
     model: nn.Module,
@@ -224,7 +210,7 @@ def _chunk(norms: list, k: int, chunks: int, last: bool, counts: bool = True):
     finally:
         for m, momentum in zip(norms, kept): m.momentum = momentum
 
-# %% ../nbs/04_train.ipynb #5a5b5997
+# %% ../nbs/04_train.ipynb #7954d0ba
 @dataclass
 class _Trainer:
     "What the steps of one training share."
@@ -248,27 +234,28 @@ class _Trainer:
         if self.recipe.mixup: views, *share = mix(views, self.recipe.mixup, self.stream)
         return normalise(views, **self.stats), tuple(share)
 
-    def step(self, x: Tensor, index: Tensor, lr: float, progress: float, last: bool) -> Tensor:  # the loss, detached
-        "One batch: look, ask the objective, move the weights."
-        for group in self.optimizer.param_groups: group['lr'] = lr
-        if self.compile: torch.compiler.cudagraph_mark_step_begin()
-        self.optimizer.zero_grad(set_to_none=True)
-        parts, total, (rank, size) = index.split(self.recipe.bn_chunk or len(index)), 0., (self.team.rank, self.team.size)
-        mine = range(rank, len(parts), size)
-        if last: self.team.share_running(self.norms, float(rank == 0))
-        for k, part in enumerate(parts):
-            views, share = self.look(x[part])  # drawn in every process
-            if k not in mine: continue
-            with autocast(x.device, self.precision), _chunk(self.norms, k // size, len(mine), last, last or rank == 0):
-                loss = self.objective(self.forward(views), part, views, progress, *share) * (len(part) / len(index))
-            loss.backward()
-            total = total + loss.detach()
-        self.team.sum_gradients(self.everything.parameters())
-        if last: self.team.share_running(self.norms, len(mine) / len(parts))
-        self.optimizer.step()
-        return self.team.sum(torch.as_tensor(total, device=x.device))
+# %% ../nbs/04_train.ipynb #c29f2e4f
+def _step(t: _Trainer, x: Tensor, index: Tensor, lr: float, progress: float, last: bool) -> Tensor:  # the loss, detached
+    "One batch: look, ask the objective, move the weights."
+    for group in t.optimizer.param_groups: group['lr'] = lr
+    if t.compile: torch.compiler.cudagraph_mark_step_begin()
+    t.optimizer.zero_grad(set_to_none=True)
+    parts, total, (rank, size) = index.split(t.recipe.bn_chunk or len(index)), 0., (t.team.rank, t.team.size)
+    mine = range(rank, len(parts), size)
+    if last: t.team.share_running(t.norms, float(rank == 0))
+    for k, part in enumerate(parts):
+        views, share = t.look(x[part])  # drawn in every process
+        if k not in mine: continue
+        with autocast(x.device, t.precision), _chunk(t.norms, k // size, len(mine), last, last or rank == 0):
+            loss = t.objective(t.forward(views), part, views, progress, *share) * (len(part) / len(index))
+        loss.backward()
+        total = total + loss.detach()
+    t.team.sum_gradients(t.everything.parameters())
+    if last: t.team.share_running(t.norms, len(mine) / len(parts))
+    t.optimizer.step()
+    return t.team.sum(torch.as_tensor(total, device=x.device))
 
-# %% ../nbs/04_train.ipynb #ecaf783c
+# %% ../nbs/04_train.ipynb #96302aa3
 def _state(t: _Trainer) -> dict:
     "All that the next step depends on, but for the order of the images, which is drawn again."
     device = next(t.model.parameters()).device
@@ -276,25 +263,27 @@ def _state(t: _Trainer) -> dict:
     return dict(model=t.everything.state_dict(), optimizer=t.optimizer.state_dict(), stream=t.stream.get_state(),
                 random=torch.get_rng_state(), cuda=cuda)
 
-def check_team(team: Team, recipe: Recipe, n: int):
+def check_team(team: Team, recipe: Recipe, n: int) -> Team:
     "Refuse to cut batches of n images at most among processes that would normalise by chance."
-    if team.size == 1: return
+    if team.size == 1: return team
     if not recipe.bn_chunk:
         raise ValueError(f"{team.size} processes normalise in chunks: say num_processes={team.size} or bn_chunk")
     if (chunks := -(-min(recipe.batch, n) // recipe.bn_chunk)) < team.size:
         raise ValueError(f"{team.size} processes, but a batch has {chunks} chunk{'s' * (chunks > 1)} of {recipe.bn_chunk} images")
+    return team
 
 def _bar(title: str | None, images: int):
     "Progress in images per second; no title, no bar."
     return tqdm(total=images, desc=title, unit=' images', unit_scale=True, disable=title is None, mininterval=1.)
 
-def _go_on_from(t: _Trainer, state: dict):
-    "Be as if the steps up to a state had just been done."
+def _go_on_from(t: _Trainer, state: dict) -> tuple[int, dict]:
+    "Be as if the steps up to a state had just been done; epochs and what came of them."
     t.everything.load_state_dict(state['model']); t.optimizer.load_state_dict(state['optimizer'])
     t.stream.set_state(state['stream']); torch.set_rng_state(state['random'])
     if state['cuda'] is not None and torch.cuda.is_available(): torch.cuda.set_rng_state(state['cuda'])
+    return state['epoch'], state['done']
 
-# %% ../nbs/04_train.ipynb #55456b16
+# %% ../nbs/04_train.ipynb #d1df4c57
 def train(
     model: nn.Module, # trained in place
     x: Tensor, # uint8 [n, h, w, channels], on the device
@@ -313,20 +302,17 @@ def train(
     "Train by a recipe. Ends early, marked `diverged`, when the loss is no longer finite."
     steps = steps or steps_per_epoch(recipe, len(x))
     total, state = steps * recipe.epochs, checkpoints.newest() if checkpoints else None
-    team = join_team(x.device)
-    check_team(team, recipe, len(x))
+    team = check_team(join_team(x.device), recipe, len(x))
     trainer = _Trainer(model, objective, recipe, stats, precision, generator(seed, 'augmentation'), team, compile)
     source = batches(len(x), recipe.batch, total, generator(seed, 'order'), recipe.drop_last)
     epoch, diverged, done = 0, False, dict(history={}, seen=0, seconds=0.)
-    with seeded(seed, 'dropout'), kept_memory(), _bar(None if team.rank else title, total * min(recipe.batch, len(x))) as bar:
+    with seeded(seed, 'dropout'), _bar(None if team.rank else title, total * min(recipe.batch, len(x))) as bar:
         if state:
-            _go_on_from(trainer, state)
-            epoch, done = state['epoch'], state['done']
+            epoch, done = _go_on_from(trainer, state)
             for _ in range(epoch * steps): next(source)
             bar.update(done['seen'])
         while epoch < recipe.epochs and not diverged:
-            start = time.perf_counter()
-            bar.set_postfix_str(f'epoch {epoch + 1}/{recipe.epochs}', refresh=False)
+            start, _ = time.perf_counter(), bar.set_postfix_str(f'epoch {epoch + 1}/{recipe.epochs}', refresh=False)
             row, diverged = _epoch(trainer, x, source, range(epoch * steps, (epoch + 1) * steps), total, clock, bar, done)
             for k, value in (row | monitor(model)).items(): done['history'].setdefault(k, []).append(value)
             done['seconds'] += time.perf_counter() - start
@@ -335,7 +321,7 @@ def train(
                 checkpoints.save(epoch, _state(trainer) | dict(epoch=epoch, done=done))
     return Fit(model.eval(), done['history'], done['seconds'], done['seen'] / done['seconds'], diverged)
 
-# %% ../nbs/04_train.ipynb #703f276d
+# %% ../nbs/04_train.ipynb #ad28a59a
 def _epoch(trainer: _Trainer, x: Tensor, source, steps: range, total: int, clock: str, bar, done: dict) -> tuple[dict, bool]:
     "The steps of one epoch: what goes to the history, and whether the loss stopped being finite."
     trainer.model.train()
@@ -343,7 +329,7 @@ def _epoch(trainer: _Trainer, x: Tensor, source, steps: range, total: int, clock
     for step in steps:
         index, lr = next(source).to(x.device, non_blocking=True), recipe.lr * lr_factor(recipe, step / total)
         progress = steps[0] // len(steps) / recipe.epochs if clock == 'epoch' else step / total
-        losses.append(trainer.step(x, index, lr, progress, last=step == steps[-1]))
+        losses.append(_step(trainer, x, index, lr, progress, last=step == steps[-1]))
         done['seen'] += len(index); bar.update(len(index))
     mean = torch.stack(losses).mean().item()
     if isinstance(counts := getattr(trainer.objective, 'counts', 0), Tensor): trainer.objective.counts = trainer.team.sum(counts)
