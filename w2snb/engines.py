@@ -56,7 +56,7 @@ class Died(Exception):
 class Late(Exception):
     "The kernel was killed because its time was over."
 
-# %% ../nbs/11c_engines.ipynb #4d2570a9
+# %% ../nbs/11c_engines.ipynb #02962d24
 class Kernel:
     "A Python process that executes notebooks, for at most so long."
     def __init__(self, environment: dict, folder): # variables beside this process's own; where relative paths start
@@ -69,6 +69,7 @@ class Kernel:
 
     def kill(self):
         "End it and what it has started, at once."
+        if self.pid is None: return  # it has ended, and its number may be another's by now
         try: os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError: pass
 
@@ -76,6 +77,7 @@ class Kernel:
         "Kill it and tidy up."
         self.kill()
         self.sync(self.manager.shutdown_kernel)(now=True)
+        self.pid = None
 
 # %% ../nbs/11c_engines.ipynb #d69ae784
 def _bounded(self, seconds: float, act: Callable):
@@ -94,7 +96,7 @@ def _bounded(self, seconds: float, act: Callable):
 
 Kernel.bounded = _bounded
 
-# %% ../nbs/11c_engines.ipynb #88edbf98
+# %% ../nbs/11c_engines.ipynb #ad0bc403
 def _execute_code(self, code: str, seconds: float):
     "Execute some code; raises `CellExecutionError` if it fails."
     import nbformat
@@ -105,7 +107,7 @@ def _execute_code(self, code: str, seconds: float):
 
 def _execute_notebook(self, notebook, given: dict, out: Path, seconds: float): # paths; parameters
     "Execute a notebook with parameters; `out` is whole or absent, and is there after an error, too."
-    import papermill
+    import nbformat, papermill
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f'.{out.stem}.{os.getpid()}.ipynb')
     try:
@@ -113,7 +115,10 @@ def _execute_notebook(self, notebook, given: dict, out: Path, seconds: float): #
             str(notebook), str(part), given, kernel_name='python3', language='python', km=self.manager,
             start_timeout=START, progress_bar=False, request_save_on_cell_execute=False, autosave_cell_every=0))
     finally:
-        if part.exists(): os.replace(part, out)
+        with contextlib.suppress(Exception): # half a notebook, from a full disk, is none
+            nbformat.read(part, 4)
+            os.replace(part, out)
+        part.unlink(missing_ok=True)
 
 Kernel.execute, Kernel.execute_notebook = _execute_code, _execute_notebook
 
@@ -233,7 +238,7 @@ def do_job(
         work.drop()
         lock.release()
 
-# %% ../nbs/11c_engines.ipynb #4e09d0ee
+# %% ../nbs/11c_engines.ipynb #510cd03c
 def _left(job: Job, ask: Ask, tried: set) -> list:
     "Runs that are not done, those that failed before only if they shall be tried again."
     state = read_state(Store(ask.store))
@@ -242,6 +247,7 @@ def _left(job: Job, ask: Ask, tried: set) -> list:
 def _do(job: Job, work: JobKernel):
     "Compute, then draw."
     ask, left = work.ask, _left(job, work.ask, set())
+    for r in left: (work.store.folder/'notebooks'/f'{r.key}.ipynb').unlink(missing_ok=True)  # of an attempt that failed
     if len(left) > 1: work.compute(left)
     tried = set()
     while left := _left(job, ask, tried):
@@ -251,7 +257,7 @@ def _do(job: Job, work: JobKernel):
     for r in job.runs:
         if (id := state.done.get(r.key)) is None: continue
         work.keep_notebook(r, id)
-        if ask.notebooks and id not in read_state(work.store).notebooks: work.draw(r, id)
+        if ask.notebooks and not (work.store.folder/'notebooks'/f'{id}.ipynb').exists(): work.draw(r, id)
 
 # %% ../nbs/11c_engines.ipynb #5286b0f8
 def local_workers(jobs: int) -> int: # how many there are to do
@@ -299,12 +305,11 @@ class LocalEngine:
                 self.error = self.error or e
                 self.stopping.set()
 
-# %% ../nbs/11c_engines.ipynb #a54a9d5c
+# %% ../nbs/11c_engines.ipynb #f96fff47
 def _busy(self) -> bool:
     "Whether there is work going on; raises what made a worker stop."
-    alive = any(t.is_alive() for t in self.threads)
-    if not alive and self.error: raise self.error
-    return alive
+    if self.error: raise self.error
+    return any(t.is_alive() for t in self.threads)
 
 def _stop(self):
     "Kill all kernels and wait for the threads to see it."
@@ -353,12 +358,13 @@ class DaskEngine:
         with contextlib.suppress(Exception): self.client.close(5)
         if self.cluster: self.cluster.close(20)
 
-# %% ../nbs/11c_engines.ipynb #a5c3eaa6
+# %% ../nbs/11c_engines.ipynb #3c191ab1
 def _finish(self, future, job: Job):
     "What became of a job."
     from distributed.scheduler import KilledWorker
     if future.status == 'finished':
         if not future.result(): self.later.append((time.monotonic() + 5, job))
+    elif future.status in ('cancelled', 'lost'): raise OSError("the Dask scheduler is gone; the same command goes on")
     elif isinstance(error := future.exception(), KilledWorker):
         for r in _left(job, self.ask, set()):
             note_failed(Store(self.ask.store), r, "its workers died (killed, or out of memory)", 0.)

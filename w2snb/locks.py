@@ -37,7 +37,7 @@ def read_owner(path: Path) -> dict | None:
     try: return json.loads(owner) | dict(touched=touched)
     except ValueError: return dict(touched=touched)  # killed before it had said who it is
 
-# %% ../nbs/05e_locks.ipynb #7603ef2c
+# %% ../nbs/05e_locks.ipynb #84088b66
 def is_alive(
     owner: dict, # of `read_owner`
     folder: Path, # of the lock files
@@ -47,9 +47,11 @@ def is_alive(
     if owner.get('host') == this_machine():
         return (started := _started(owner['pid'])) is not None and abs(started - owner['started']) < 2
     probe = folder/f'.now-{secrets.token_hex(4)}'
-    probe.touch()
-    now = probe.stat().st_mtime
-    probe.unlink()
+    try:
+        probe.touch()
+        now = probe.stat().st_mtime
+        probe.unlink()
+    except OSError: now = time.time()  # a folder one may only read
     return now - owner['touched'] < expiry
 
 # %% ../nbs/05e_locks.ipynb #919d5ff8
@@ -79,17 +81,19 @@ class Lock:
         owner = read_owner(files[max(files)]) if files else None
         return owner if owner and is_alive(owner, self.folder, self.expiry) else None
 
-# %% ../nbs/05e_locks.ipynb #9dcdccd3
+# %% ../nbs/05e_locks.ipynb #5be637e0
 def _create(path: Path, token: str) -> bool:
     "Create a lock file with this process's name on it; False if somebody was faster."
     about = dict(host=this_machine(), pid=os.getpid(), started=_started(os.getpid()), token=token,
                  since=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()))
     try: handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError: return False
-    with os.fdopen(handle, 'w') as f: f.write(json.dumps(about))
+    try:
+        with os.fdopen(handle, 'w') as f: f.write(json.dumps(about))
+    except OSError: path.unlink(missing_ok=True); raise  # no room left for a name
     return True
 
-# %% ../nbs/05e_locks.ipynb #01bac3c2
+# %% ../nbs/05e_locks.ipynb #49840ba3
 def _try_acquire(self) -> bool:
     "Take the lock if nobody alive has it."
     self.folder.mkdir(parents=True, exist_ok=True)
@@ -104,8 +108,8 @@ def _try_acquire(self) -> bool:
     if max(now, default=-1) > top + 1 or (below and below.get('token') != (dead or {}).get('token')):
         self.path.unlink(missing_ok=True)
         return False
-    with _guard: _held[self.path] = self.token
     _start_beating()
+    with _guard: _held[self.path] = self.token
     for n, path in now.items():
         if n <= top: path.unlink(missing_ok=True)
     return True

@@ -117,9 +117,10 @@ def note_done(store: Store, run: PlannedRun, record: Record) -> Path:
     for failed in (store.path(run.key), store.folder/'runs'/f'{run.key}.failed'): failed.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/11b_plans.ipynb #cd3ff0f5
+# %% ../nbs/11b_plans.ipynb #8297cb43
 def note_failed(store: Store, run: PlannedRun, message: str, seconds: float) -> Record:
     "A record that says why a run failed. It goes by the run's key, for a run that failed may have no id."
+    if id := read_state(store).done.get(run.key): return store.get(id)  # another sweep was luckier meanwhile
     config = resolve(**run.given)
     record = Record(id=run.key, experiment=config.experiment, method=config.method, seed=config.seed, params=config.plain(),
                     metrics={}, history={}, correct={}, status='failed', message=message, provenance=dict(date=_now()),
@@ -165,14 +166,14 @@ def record_of(
     record = store.get(id)
     return record if record and record.status != 'failed' else None
 
-# %% ../nbs/11b_plans.ipynb #bb6a5d3b
+# %% ../nbs/11b_plans.ipynb #cf324662
 @cache
 def _past_seconds(path: Path) -> dict: # experiment -> seconds of each run
     "Seconds of committed runs."
     found = {}
     for line in (lzma.decompress(path.read_bytes()).decode() if path.suffix == '.xz' else path.read_text()).splitlines():
         r = json.loads(line)
-        found.setdefault(r['experiment'], []).append(r['seconds'])
+        if r['status'] != 'failed': found.setdefault(r['experiment'], []).append(r['seconds'])
     return found
 
 def past_seconds(store: Store, experiments: set, sample: int = 300) -> dict: # experiment -> mean seconds of a run
@@ -213,7 +214,7 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size: return f'{seconds / size:.0f} {unit}'
     return f'{seconds:.0f} s'
 
-# %% ../nbs/11b_plans.ipynb #c46a8113
+# %% ../nbs/11b_plans.ipynb #e198686c
 def make_plan(
     jobs: list, # of `plan_jobs`
     store: Store,
@@ -232,4 +233,5 @@ def make_plan(
 
 def known_configs(folder) -> set: # hashes
     "Configurations of records that were committed elsewhere (`.jsonl`, `.jsonl.xz`)."
-    return {content_hash(r.params) for f in sorted(Path(folder).glob('*.jsonl*')) for r in read_records(f)}
+    records = [r for f in sorted(Path(folder).glob('*.jsonl*')) for r in read_records(f)]
+    return {content_hash(r.params) for r in records if r.status != 'failed'}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Team', 'in_team', 'own_device', 'is_first', 'join_team', 'launch']
 
-# %% ../nbs/03f_processes.ipynb #a81ed4a3
+# %% ../nbs/03f_processes.ipynb #14ef1ac5
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-os.environ.setdefault('PYTORCH_NVML_BASED_CUDA_CHECK', '1')  # asking whether there are GPUs must not occupy one: see `launch`
+if 'PYTORCH_NVML_BASED_CUDA_CHECK' not in os.environ:  # asking whether there are GPUs must not occupy one: see `launch`
+    os.environ['PYTORCH_NVML_BASED_CUDA_CHECK'] = '1'
 
 # %% ../nbs/03f_processes.ipynb #17222caa
 @dataclass(frozen=True)

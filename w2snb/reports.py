@@ -180,7 +180,7 @@ def stacked_hits(
     there = [role for role in ROLES if all(role in r.correct for r in records)]  # a student alone needs labels of its own
     return {role: np.stack([r.hits(role) for r in records]) for role in there}
 
-# %% ../nbs/13_reports.ipynb #bca2f6c7
+# %% ../nbs/13_reports.ipynb #9baa664d
 def _row(records: list) -> dict:
     "One experiment and method over its seeds: intervals, fractions."
     h = stacked_hits(records)
@@ -203,7 +203,8 @@ def summarize(
 def _grouped(records: Iterable[Record], name: Callable) -> dict:
     "Records under their names, in alphabetical order."
     groups = {}
-    for r in records: groups.setdefault(name(r), []).append(r)
+    for r in records:
+        if r.status != 'failed': groups.setdefault(name(r), []).append(r)  # a run that failed has no numbers
     return {k: groups[k] for k in sorted(groups)}
 
 # %% ../nbs/13_reports.ipynb #2b39daf5

@@ -102,7 +102,7 @@ def write_sources(
         (folder/f'{name}.yml').write_text(json.dumps(content))  # JSON is YAML
 
 
-# %% ../nbs/14a_site.ipynb #17250ff6
+# %% ../nbs/14a_site.ipynb #29fa9413
 def build_site(
     out=None, # folder, replaced; None: reports/site
     store: Store | None = None, # records beside the committed ones
@@ -121,7 +121,8 @@ def build_site(
         if said.returncode or not (built/'index.html').exists(): raise RuntimeError((said.stderr or said.stdout)[-2000:])
         problems = [l for l in said.stderr.splitlines() if 'WARNING' in l or 'ERROR' in l]
         if problems: print('\n'.join(p.replace(d, '') for p in problems), file=sys.stderr)
-        if out.exists(): shutil.rmtree(out)
+        if out.exists() and not (out/'searchindex.js').exists(): raise ValueError(f"{out} is no site, and is not replaced")
+        shutil.rmtree(out, ignore_errors=True)
         built.rename(out)
     return out/'index.html'
 

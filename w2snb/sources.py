@@ -145,7 +145,7 @@ def _fill(wanted: list, committed: dict, store: Store | None, index):
             if c in committed: row.runs[seed] = committed[c]
             elif c in stored: row.runs[seed] = Origin(stored[c], shown_path(store.path(stored[c].id)))
 
-# %% ../nbs/13a_sources.ipynb #77448870
+# %% ../nbs/13a_sources.ipynb #51b8bad3
 def experiment_parts(
     experiment: str,
     store: Store,
@@ -156,7 +156,8 @@ def experiment_parts(
     here = index[(index['experiment'] == experiment) & ~index['status'].isin(['failed', 'damaged'])]
     parts = {}
     for r in sorted(find_records(store, here['config'], index).values(), key=lambda r: (r.method, r.seed, r.id)):
-        rest = {k: v for k, v in r.params.items() if k not in ('seed', 'teacher_seed')}
+        teacher = r.params['teacher_seed']  # that follows the seed, or is the same for all
+        rest = {k: v for k, v in r.params.items() if k != 'seed'} | dict(teacher_seed=None if teacher == r.seed else teacher)
         rows = parts.setdefault(altered(r.params), {})
         row = rows.setdefault(content_hash(rest), Row(row_name(r), r.params, (), {}))
         row.seeds, row.runs[r.seed] = (*row.seeds, r.seed), Origin(r, shown_path(store.path(r.id)))

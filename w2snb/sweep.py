@@ -76,7 +76,7 @@ class Watch:
         seconds = passed / new * left if new else max(0, self.guess - passed)
         return f', about {duration(seconds)} left' if seconds and left else ''
 
-# %% ../nbs/12_sweep.ipynb #87ee69b5
+# %% ../nbs/12_sweep.ipynb #e4903260
 def sweep(
     what, # a table, a pattern of experiments, or several
     methods=None, # keys of `METHODS` or dicts; None: the table's
@@ -101,7 +101,8 @@ def sweep(
     asked = dict(shard=shard, store=folder.folder, together=together, known=known, **overrides)
     todo = plan(what, methods, seeds, **asked)
     if progress: print(todo)
-    jobs = [j for j in todo.jobs if _needed(j, todo, read_state(folder), retry_failed, notebooks)]
+    state = read_state(folder)
+    jobs = [j for j in todo.jobs if _needed(j, todo, state, retry_failed, notebooks)]
     if not jobs: return todo
     ask = Ask(str(folder.folder), str(_notebook(notebook)), os.getcwd(), timeout, notebooks=notebooks, retry=retry_failed)
     folder.check_writable()
@@ -155,14 +156,16 @@ def store_status(store: Store) -> str:
     return (f"{shown_path(store.folder)}: {finished} finished, {len(state.failed)} failed, {len(state.notebooks)} notebooks, "
             f"{len(busy)} jobs running{' on ' * bool(owners)}{', '.join(owners)}")
 
-# %% ../nbs/12_sweep.ipynb #4e456405
+# %% ../nbs/12_sweep.ipynb #f296a41e
 def numbers(
     text: str, # '0-9' or '0,2,5-7'
 ) -> list[int]:
     "Seeds as they are written on a command line."
-    try: parts = [list(map(int, p.split('-'))) for p in text.split(',')]
-    except ValueError: raise ValueError(f"seeds {text!r}: write 0-9 or 0,2,5-7") from None
-    return [n for p in parts for n in range(p[0], p[-1] + 1)]
+    spans = [p.partition('-') for p in text.split(',')]
+    try: found = [n for low, _, high in spans for n in range(int(low), int(high or low) + 1)]
+    except ValueError: found = []
+    if not found: raise ValueError(f"seeds {text!r}: write 0-9 or 0,2,5-7")
+    return found
 
 def assignments(
     words: list, # of the command line

@@ -131,7 +131,7 @@ class FeatureObjective:
         "Stop listening to the networks."
         for t in self.taps: t.remove()
 
-# %% ../nbs/04_train.ipynb #20bc0d00
+# %% ../nbs/04_train.ipynb #292495ff
 @torch.inference_mode()
 def predict(
     model: nn.Module,
@@ -142,8 +142,7 @@ def predict(
     evaluation: str = 'plain', # a key of augmentation.EVALUATIONS: how clean images are shown
 ) -> Tensor: # logits [n, c], float32, on the same device
     "Logits of clean images, in evaluation mode."
-    was, batch = model.training, batch or (2048 if x.is_cuda else 256)
-    model.eval()
+    was, batch, _ = model.training, batch or (2048 if x.is_cuda else 256), model.eval()
     def show(b): return normalise(EVALUATIONS[evaluation](to_float(b)), **stats)
     with autocast(x.device, precision): out = torch.cat([model(show(b)).float() for b in x.split(batch)])
     model.train(was)
