@@ -145,7 +145,7 @@ def _fill(wanted: list, committed: dict, store: Store | None, index):
             if c in committed: row.runs[seed] = committed[c]
             elif c in stored: row.runs[seed] = Origin(stored[c], shown_path(store.path(stored[c].id)))
 
-# %% ../nbs/13a_sources.ipynb #51b8bad3
+# %% ../nbs/13a_sources.ipynb #f3f89b6b
 def experiment_parts(
     experiment: str,
     store: Store,
@@ -156,8 +156,9 @@ def experiment_parts(
     here = index[(index['experiment'] == experiment) & ~index['status'].isin(['failed', 'damaged'])]
     parts = {}
     for r in sorted(find_records(store, here['config'], index).values(), key=lambda r: (r.method, r.seed, r.id)):
-        teacher = r.params['teacher_seed']  # that follows the seed, or is the same for all
-        rest = {k: v for k, v in r.params.items() if k != 'seed'} | dict(teacher_seed=None if teacher == r.seed else teacher)
+        usual = getattr(EXPERIMENTS.get(experiment), 'teacher_seed', None)  # None: that of the run
+        other = r.params['teacher_seed'] != (r.seed if usual is None else usual)
+        rest = {k: v for k, v in r.params.items() if k != 'seed'} | dict(teacher_seed=r.params['teacher_seed'] if other else None)
         rows = parts.setdefault(altered(r.params), {})
         row = rows.setdefault(content_hash(rest), Row(row_name(r), r.params, (), {}))
         row.seeds, row.runs[r.seed] = (*row.seeds, r.seed), Origin(r, shown_path(store.path(r.id)))
