@@ -135,7 +135,7 @@ class Ask:
     retry: bool = False # runs that failed before, too
     environment: dict = field(default_factory=dict) # of the kernels
 
-# %% ../nbs/11c_engines.ipynb #e17dfce6
+# %% ../nbs/11c_engines.ipynb #85774fe7
 class StoreTrouble(OSError):
     "The store cannot be written: no run's fault, and nothing can be done without it."
 
@@ -143,13 +143,13 @@ SETTLE = 1800. # seconds to read images and find a record
 FULL = ('No space left on device', 'Read-only file system', 'Disk quota exceeded')
 
 def _sentence(error: Exception) -> str:
-    "The last line of what a cell said."
+    "The first line of what a cell said; raises `StoreTrouble` if that is the store's."
     name, value = getattr(error, 'ename', type(error).__name__), getattr(error, 'evalue', str(error))
     said = f'{name}: {value}'.strip().splitlines()[0][:500]
     if name == 'OSError' and any(why in said for why in FULL): raise StoreTrouble(said.removeprefix('OSError: '))
     return said
 
-# %% ../nbs/11c_engines.ipynb #3f7d697b
+# %% ../nbs/11c_engines.ipynb #06ecb4c3
 class JobKernel:
     "The kernel of a job, started when needed and again when lost."
     def __init__(self, ask: Ask, on_kernel: Callable, stopping: threading.Event):
@@ -172,9 +172,8 @@ class JobKernel:
         code = (f"import json; from w2snb.engines import PlannedRun, Store, compute_together\n"
                 f"compute_together([PlannedRun(*r) for r in json.loads({given!r})], Store({self.ask.store!r}))")
         try: self.get().execute(code, self.ask.timeout * len(runs))
-        except (Died, Late): self.drop()
         except Exception as e:
-            _sentence(e)
+            _sentence(e)  # a full disk ends the sweep
             self.drop()
 
 # %% ../nbs/11c_engines.ipynb #226af0e5
@@ -202,11 +201,10 @@ def _alone(self, run: PlannedRun):
 
 JobKernel._notebook, JobKernel.alone = _notebook, _alone
 
-# %% ../nbs/11c_engines.ipynb #0622d5ec
+# %% ../nbs/11c_engines.ipynb #3ed4c203
 def _draw(self, run: PlannedRun, id: str):
     "The notebook of a run that is done."
     try: self._notebook(run, id)
-    except (Died, Late): self.drop()
     except Exception as e:
         _sentence(e)
         self.drop()

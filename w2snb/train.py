@@ -282,7 +282,7 @@ def _go_on_from(t: _Trainer, state: dict) -> tuple[int, dict]:
     if state['cuda'] is not None and torch.cuda.is_available(): torch.cuda.set_rng_state(state['cuda'])
     return state['epoch'], state['done']
 
-# %% ../nbs/04_train.ipynb #d1df4c57
+# %% ../nbs/04_train.ipynb #00494344
 def train(
     model: nn.Module, # trained in place
     x: Tensor, # uint8 [n, h, w, channels], on the device
@@ -311,7 +311,8 @@ def train(
             for _ in range(epoch * steps): next(source)
             bar.update(done['seen'])
         while epoch < recipe.epochs and not diverged:
-            start, _ = time.perf_counter(), bar.set_postfix_str(f'epoch {epoch + 1}/{recipe.epochs}', refresh=False)
+            start = time.perf_counter()
+            bar.set_postfix_str(f'epoch {epoch + 1}/{recipe.epochs}', refresh=False)
             row, diverged = _epoch(trainer, x, source, range(epoch * steps, (epoch + 1) * steps), total, clock, bar, done)
             for k, value in (row | monitor(model)).items(): done['history'].setdefault(k, []).append(value)
             done['seconds'] += time.perf_counter() - start
