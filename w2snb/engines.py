@@ -18,7 +18,7 @@ from .plans import Job, PlannedRun, note_done, note_failed, read_state, record_o
 from .records import Store
 from .tasks import ProbeConfig
 
-# %% ../nbs/11c_engines.ipynb #f5b7b1b7
+# %% ../nbs/11c_engines.ipynb #13f0e9c1
 def compute_together(
     runs: list, # of `PlannedRun`, of one experiment
     store: Store,
@@ -28,20 +28,27 @@ def compute_together(
         for r in runs:
             with contextlib.suppress(ValueError, RuntimeError): note_done(store, r, run_many(**_call(r), progress=False)[0])
         return
-    settings, seeds = [], []  # heads are trained side by side
-    for r in runs:
-        call = _call(r)
-        if call['methods'][0] not in settings: settings.append(call['methods'][0])
-        if r.given['seed'] not in seeds: seeds.append(r.given['seed'])
-    records = run_many(runs[0].given['experiment'], settings, seeds, progress=False)
-    found = {(r.seed, i % len(settings)): r for i, r in enumerate(records)}
-    for r in runs: note_done(store, r, found[r.given['seed'], settings.index(_call(r)['methods'][0])])
+    for lot in _rectangles(runs):  # heads are trained side by side
+        records = run_many(lot[0].given['experiment'], _settings(lot), dict.fromkeys(r.given['seed'] for r in lot), progress=False)
+        for r, record in zip(lot, records, strict=True): note_done(store, r, record)
 
-# %% ../nbs/11c_engines.ipynb #dcd29c38
+# %% ../nbs/11c_engines.ipynb #0957ee69
 def _call(run: PlannedRun) -> dict:
     "A run as a call of `run_many`."
     own = {k: v for k, v in run.given.items() if k not in ('experiment', 'seed')}
     return dict(experiment=run.given['experiment'], methods=[own], seeds=[run.given['seed']])
+
+def _settings(runs: list) -> list: # methods with their overrides
+    "What is asked for under one seed or several, each once."
+    found = [_call(r)['methods'][0] for r in runs]
+    return [m for i, m in enumerate(found) if m not in found[:i]]
+
+def _rectangles(runs: list) -> list: # lists of runs
+    "Runs as settings x seeds, by seed and then by setting: seeds of which not all is left to do come in lots of their own."
+    by_seed, lots = {}, {}
+    for r in runs: by_seed.setdefault(r.given['seed'], []).append(r)
+    for of_seed in by_seed.values(): lots.setdefault(json.dumps(_settings(of_seed), sort_keys=True, default=str), []).extend(of_seed)
+    return list(lots.values())
 
 def settle(run: PlannedRun, store: Store):
     "Note a run whose record is there; nothing happens if it is not."

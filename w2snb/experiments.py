@@ -6,12 +6,14 @@
 __all__ = ['EXPERIMENTS', 'CHOSEN', 'GOLD', 'DIGITS', 'PAIRS', 'PROBES', 'NO_IMAGENET', 'DIGITS_PROBE', 'Experiment',
            'register_experiment', 'resolve', 'run_many', 'run', 'recommend', 'label_images', 'published']
 
-# %% ../nbs/11_experiments.ipynb #176f440d
+# %% ../nbs/11_experiments.ipynb #f09babf0
 import csv, warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 
 import pandas as pd
+import torch
 
 from .core import changed_since, check_choice, default_store, project_root, resolve_device
 from .data import data_folder
@@ -24,7 +26,7 @@ from .protocols import (COMPARED, ProbeExperiment, choose, relabel, resolve_prob
 from .processes import in_team, is_first, launch, own_device
 from .recipes import RECIPES
 from .records import Record, Store
-from .runs import Config, Run, compute, load_task, locked, run_id
+from .runs import Config, Run, compute, fit_id, labelled, load_task, locked, run_id
 from .tasks import ProbeConfig, probe_images
 
 # %% ../nbs/11_experiments.ipynb #9b0da274
@@ -75,7 +77,7 @@ register_experiment(Experiment(
     heard='view', train_size=100, validation=200, test=500,
     about='100 labelled digits for both, a narrow convolutional teacher: the small twin of the CIFAR pairs'))
 
-# %% ../nbs/11_experiments.ipynb #63fd5a0e
+# %% ../nbs/11_experiments.ipynb #f5f5199d
 PAIRS = (  # teacher, student, recipe
     ('resnet20', 'resnet56', 'v0'), ('resnet32', 'resnet110', 'v0'), ('resnet8x4', 'resnet32x4', 'v0'),
     ('wrn_16_2', 'wrn_40_2', 'v0'), ('wrn_40_1', 'wrn_40_2', 'v0'), ('vgg8', 'vgg13', 'v1'), ('shufflenetv1', 'resnet32x4', 'v0'),
@@ -88,6 +90,8 @@ def _register_pair(teacher: str, student: str, recipe: str):
         f'cifar100-{short(student)}_from_{short(teacher)}', 'cifar100', teacher, student, recipe, supervision='teacher+labels',
         heard='view', teacher_seed=0, about='CIFAR-100, a pair of Guo et al. 2024')
     register_experiment(pair)
+    about = f'{pair.about}; the student hears the teacher only'
+    register_experiment(replace(pair, name=f'{pair.name}-teacher_only', supervision='teacher', about=about))
     about = f'{pair.about}; the teacher has one half of the images, the student the other'
     register_experiment(replace(pair, name=f'{pair.name}-halves', supervision='teacher', gold=25_000, about=about))
 
@@ -178,7 +182,7 @@ def _check_method(m: Method, supervision: str, heard: str):
     if supervision == 'teacher' and 'labels' in m.needs:
         raise ValueError(f"method {m.name} needs true labels: use supervision='teacher+labels'")
 
-# %% ../nbs/11_experiments.ipynb #5549fba8
+# %% ../nbs/11_experiments.ipynb #a35e0fcd
 def run_many(
     experiment: str = 'digits', # a key of `EXPERIMENTS`
     methods=('acd',), # keys of losses.METHODS, or one; dict(method='acd', tau=2) for a method with overrides of its own
@@ -194,10 +198,11 @@ def run_many(
     configs = [resolve(experiment, seed=int(s), **overrides | w) for s in seeds for w in wanted]
     if not configs: return []
     said, _ = check_parameters(experiment=experiment, **overrides | wanted[0])
+    store, tasks = Store(said.store or default_store()), {}
     if trained := (said.num_processes or 1) > 1 and not in_team():  # by a team of processes; here it is measured and written down
         team = lambda: run_many(experiment, methods, seeds, progress=progress, save=False, **overrides)
-        launch(team, said.num_processes, cpu=(said.device or resolve_device().type) == 'cpu')
-    device, store, tasks = resolve_device(own_device(said.device)), Store(said.store or default_store()), {}
+        _by_team(configs, store, said, lambda: launch(team, said.num_processes, cpu=(said.device or resolve_device().type) == 'cpu'))
+    device = resolve_device(own_device(said.device))
     forced = set() if said.force and not trained else None
     data_folder(said.data)  # a folder that is given must exist, even if this run reads none of it
     if isinstance(configs[0], ProbeConfig):
@@ -211,7 +216,24 @@ def run_many(
         records.append(_one(here, save, said.force))
     return records
 
-# %% ../nbs/11_experiments.ipynb #997adca8
+# %% ../nbs/11_experiments.ipynb #6a9555af
+def _by_team(configs: list, store: Store, said, start: Callable):
+    "Start a team while nobody else computes a run or a network it will; if nothing is left to do, it does nothing."
+    runs, fits, tasks, cpu = [], set(), {}, torch.device('cpu')  # a process that is to start others leaves the GPU alone
+    for c in configs:
+        if c.teacher_seed not in tasks: tasks = {c.teacher_seed: load_task(c, cpu, said.data)}
+        task = tasks[c.teacher_seed]
+        runs.append(run_id(c, task))
+        fits |= {fit_id(c, task, net) for net in labelled(c).values()}
+    def claimed(claims):
+        left = [id for id in dict.fromkeys(runs) if said.force or not _found(store, id, False)]
+        if not left: return
+        for id in left: claims.take(f'run-{id}')
+        for id in sorted(fits):
+            if said.force or not store.fit_path(id).exists(): claims.take(f'fit-{id}')
+        start()
+    _with_claims(store, claimed)
+
 def _one(run: Run, save: bool, force: bool) -> Record:
     "One run, from the store if it is there."
     id = run_id(run.config, run.task)
@@ -223,17 +245,21 @@ def _one(run: Run, save: bool, force: bool) -> Record:
         if save and is_first(): run.store.put(record)
     return record
 
-# %% ../nbs/11_experiments.ipynb #3d2d8963
+# %% ../nbs/11_experiments.ipynb #fc538d91
 def _claimed(store: Store, force: bool, progress: bool, compute) -> list[Record]:
     "A batch of runs, none of which another process computes at the same time; `compute` takes what finds a record."
-    def found(id):
+    def found(claims, id):
         if not force and (record := _found(store, id, progress)): return record
         store.check_writable()
         claims.take(f'run-{id}')
         return None if force else _found(store, id, progress)
+    return _with_claims(store, lambda claims: compute(lambda id: found(claims, id)))
+
+def _with_claims(store: Store, act: Callable):
+    "Do something that takes locks, from the start whenever one of them is somebody else's."
     while True:
         try:
-            with Claims(store.folder/'locks') as claims: return compute(found)
+            with Claims(store.folder/'locks') as claims: return act(claims)
         except Busy as other: busy = other
         busy.wait()
 

@@ -54,7 +54,7 @@ def is_alive(
     except OSError: now = time.time()  # a folder one may only read
     return now - owner['touched'] < expiry
 
-# %% ../nbs/05e_locks.ipynb #919d5ff8
+# %% ../nbs/05e_locks.ipynb #04f8ce98
 _held: dict = {}  # path -> token, of this process
 _guard = threading.Lock()
 
@@ -75,11 +75,14 @@ class Lock:
         there = os.listdir(self.folder) if self.folder.exists() else ()
         return {int(m[1]): self.folder/n for n in there if (m := number.fullmatch(n))}
 
+    def _owners(self) -> dict:  # number -> what `read_owner` says
+        "Who wrote them."
+        return {n: owner for n, path in self._files().items() if (owner := read_owner(path)) is not None}
+
     def owner(self) -> dict | None:
         "The living owner; None if there is none."
-        files = self._files()
-        owner = read_owner(files[max(files)]) if files else None
-        return owner if owner and is_alive(owner, self.folder, self.expiry) else None
+        alive = [o for _, o in sorted(self._owners().items()) if is_alive(o, self.folder, self.expiry)]
+        return alive[-1] if alive else None
 
 # %% ../nbs/05e_locks.ipynb #5be637e0
 def _create(path: Path, token: str) -> bool:
@@ -93,25 +96,22 @@ def _create(path: Path, token: str) -> bool:
     except OSError: path.unlink(missing_ok=True); raise  # no room left for a name
     return True
 
-# %% ../nbs/05e_locks.ipynb #49840ba3
+# %% ../nbs/05e_locks.ipynb #6caa11bb
 def _try_acquire(self) -> bool:
     "Take the lock if nobody alive has it."
     self.folder.mkdir(parents=True, exist_ok=True)
-    files = self._files()
-    top = max(files, default=-1)
-    dead = read_owner(files[top]) if files else None
-    if dead and is_alive(dead, self.folder, self.expiry): return False
+    dead = self._owners()
+    if any(is_alive(o, self.folder, self.expiry) for o in dead.values()): return False
+    top = max(dead, default=-1)
     self.path, self.token = self.folder/f'{self.name}.{top + 1}.lock', secrets.token_hex(8)
     if not _create(self.path, self.token): return False
-    now = self._files()
-    below = read_owner(now[top]) if top in now else None
-    if max(now, default=-1) > top + 1 or (below and below.get('token') != (dead or {}).get('token')):
+    below = {n: o for n, o in self._owners().items() if n != top + 1}
+    if any(n not in dead or o.get('token') != dead[n].get('token') for n, o in below.items()):
         self.path.unlink(missing_ok=True)
         return False
     _start_beating()
     with _guard: _held[self.path] = self.token
-    for n, path in now.items():
-        if n <= top: path.unlink(missing_ok=True)
+    for n in below: (self.folder/f'{self.name}.{n}.lock').unlink(missing_ok=True)
     return True
 
 Lock.try_acquire = _try_acquire

@@ -50,7 +50,7 @@ def figure_bytes(
     plt.close(ax.figure)
     return svg.getvalue(), png.getvalue()
 
-# %% ../nbs/13d_regenerate.ipynb #ab07bab3
+# %% ../nbs/13d_regenerate.ipynb #446a5ae4
 def write_table(
     name: str, # of the table, and of its files
     sheets: list, # of `Sheet`
@@ -61,6 +61,8 @@ def write_table(
     link = lambda cell: f'#{anchor(cell.keys)}'
     used = sorted({k for s in sheets for c in s.lines.to_numpy().ravel() for k in c.keys})
     records = [f'<a id="{k}"></a>{found[k][0]}: {found[k][1]}' for k in used]
+    several = {c.keys for s in sheets for c in s.lines.to_numpy().ravel() if len(c.keys) > 1 and c.text != '-'}
+    records += [f'<a id="{anchor(keys)}"></a>computed from ' + '; '.join(f'[{found[k][0]}](#{k})' for k in keys) for keys in sorted(several)]
     page = [f'# {TABLES[name].title if name in TABLES else name}'] + [t for s in sheets for t in (
         f'## {s.heading}', sheet_markdown(s, link), ' '.join(s.notes))] + ['## Where the numbers come from', '\n\n'.join(records)]
     write_atomic(out/'tables'/f'{name}.md', '\n\n'.join(page) + '\n')

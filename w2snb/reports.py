@@ -269,7 +269,7 @@ def plot_differences(
     ax.set(yticks=range(len(table)), yticklabels=table.index, xlabel=f"{column} (points), n = {table['n'].iloc[0]} seeds")
     return ax
 
-# %% ../nbs/13_reports.ipynb #f68c30c9
+# %% ../nbs/13_reports.ipynb #b5d3e6de
 def plot_label_curve(
     records: Iterable[Record], # one method, several numbers of gold labels
     ax=None,
@@ -283,8 +283,9 @@ def plot_label_curve(
         ax.plot(golds, value, 'o-', ms=4, color=COLORS[role], label=name)
         ax.fill_between(golds, low, high, color=COLORS[role], alpha=.2, lw=0)
     method, dataset = PRINTED.get(records[0].method, records[0].method), records[0].params['dataset']
+    counts = ' to '.join(map(str, dict.fromkeys(f([row['n'] for row in rows]) for f in (min, max))))
     ax.set(xscale='log', xticks=golds, xticklabels=golds, xlabel='true labels the teacher was fitted on',
-           ylabel='test accuracy (%)', title=f"{dataset}, {method}: means and 95 % intervals, n = {rows[0]['n']} seeds")
+           ylabel='test accuracy (%)', title=f"{dataset}, {method}: means and 95 % intervals, n = {counts} seeds")
     ax.minorticks_off()
     ax.legend()
     return ax

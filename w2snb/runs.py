@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['VERSIONS', 'Config', 'Task', 'load_task', 'run_id', 'source_of_added', 'check_runnable', 'feature_objective', 'Run',
-           'locked', 'role_metrics', 'logit_metrics', 'run_status', 'named_history', 'compute']
+           'locked', 'Labelled', 'labelled', 'fit_id', 'role_metrics', 'logit_metrics', 'run_status', 'named_history',
+           'compute']
 
-# %% ../nbs/05c_runs.ipynb #695d7421
+# %% ../nbs/05c_runs.ipynb #6f89a050
 import contextlib, inspect, time
 from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -212,21 +214,42 @@ def _kept_fit(run: Run, id: str, build, make, force: bool) -> Fit:
     if is_first(): checkpoints.clear()
     return fit
 
-# %% ../nbs/05c_runs.ipynb #3d7494e2
-def _labelled_fit(run: Run, network: str, part: str, seed: int, stream: str, title: str) -> Fit:
-    "A network on the true labels of one part of the images, from the store or trained now."
-    c, t = run.config, run.task
-    index, linear = t.parts[part], network == 'digits_linear'
-    steps = steps_per_epoch(c.training, len(t.parts['student']))  # as many as the student gets
-    id = content_hash(dict(
-        network=network, added=source_of_added(NETWORKS.get(network)), recipe='logistic' if linear else c.plain()['training'],
-        steps=steps, seed=seed, stream=stream, images=array_hash(index.cpu().numpy()), data=t.key, precision=c.precision,
-        versions=VERSIONS))
+# %% ../nbs/05c_runs.ipynb #eb89eb59
+class Labelled(NamedTuple):
+    "A network on the true labels of one part of the images."
+    network: str
+    part: str # key of `Task.parts`
+    seed: int
+    stream: str # of its random numbers
+    title: str
+
+def labelled(c: Config) -> dict: # role -> `Labelled`
+    "The networks of a run that learn from true labels; without 'student_alone' where that is the ceiling."
+    both = c.supervision == 'teacher+labels'
+    roles = dict(teacher=Labelled(c.teacher, 'gold', c.teacher_seed, 'teacher', 'teacher'),
+                 ceiling=Labelled(c.student, 'student', c.seed, 'student', 'student alone = ceiling' if both else 'ceiling'))
+    return roles if both else roles | dict(student_alone=Labelled(c.student, 'gold', c.seed, 'student', 'student alone'))
+
+# %% ../nbs/05c_runs.ipynb #529d7934
+def fit_id(c: Config, task: Task, net: Labelled) -> str:
+    "The name under which it is kept: what it is, and what it saw."
+    return content_hash(dict(
+        network=net.network, added=source_of_added(NETWORKS.get(net.network)),
+        recipe='logistic' if net.network == 'digits_linear' else c.plain()['training'],
+        steps=steps_per_epoch(c.training, len(task.parts['student'])),  # as many as the student gets
+        seed=net.seed, stream=net.stream, images=array_hash(task.parts[net.part].cpu().numpy()), data=task.key,
+        precision=c.precision, versions=VERSIONS))
+
+def _labelled_fit(run: Run, net: Labelled) -> Fit:
+    "From the store or trained now."
+    c, t, id = run.config, run.task, fit_id(run.config, run.task, net)
+    index, steps = t.parts[net.part], steps_per_epoch(c.training, len(t.parts['student']))
     def build():
-        with seeded(seed, stream): return placed(build_model(network, len(t.classes)), t.x)
+        with seeded(net.seed, net.stream): return placed(build_model(net.network, len(t.classes)), t.x)
     def make(model, checkpoints):
-        if linear: return fit_logistic(model, t.x[index], t.y[index], t.stats)
-        return run.train(network, model, index, LabelObjective(t.y[index]), seed, steps, title=title, checkpoints=checkpoints)
+        if net.network == 'digits_linear': return fit_logistic(model, t.x[index], t.y[index], t.stats)
+        return run.train(net.network, model, index, LabelObjective(t.y[index]), net.seed, steps, title=net.title,
+                         checkpoints=checkpoints)
     return _kept_fit(run, id, build, make, run.force(id))
 
 # %% ../nbs/05c_runs.ipynb #c3d4955c
@@ -303,20 +326,18 @@ def named_history(fits: dict) -> dict:
     "Lists per epoch of all networks, named <role>_<quantity>; the weight histogram keeps its name."
     return {k if k == 'weight_histogram' else f'{role}_{k}': v for role, f in fits.items() for k, v in f.history.items()}
 
-# %% ../nbs/05c_runs.ipynb #c64c07bb
+# %% ../nbs/05c_runs.ipynb #85ca6554
 def compute(
     run: Run,
     id: str, # of `run_id`
 ) -> Record: # not yet in the store
     "Train and measure; networks that are shared come from the store or go there."
     start, c = time.perf_counter(), run.config
-    about = provenance(run.device) | dict(normalised_together=c.training.bn_chunk or c.training.batch, compiled=run.compile)
+    about = provenance(run.device) | dict(data=run.task.key, versions=VERSIONS, compiled=run.compile,
+                                          normalised_together=c.training.bn_chunk or c.training.batch)
     check_runnable(c, run.task)
-    both = c.supervision == 'teacher+labels'
-    teacher = _labelled_fit(run, c.teacher, 'gold', c.teacher_seed, 'teacher', 'teacher')
-    ceiling = _labelled_fit(run, c.student, 'student', c.seed, 'student', 'student alone = ceiling' if both else 'ceiling')
-    alone = ceiling if both else _labelled_fit(run, c.student, 'gold', c.seed, 'student', 'student alone')
-    fits = dict(teacher=teacher, ceiling=ceiling, student_alone=alone, student=_student_fit(run, id, teacher))
+    fits = {role: _labelled_fit(run, net) for role, net in labelled(c).items()}
+    fits = dict(student_alone=fits['ceiling']) | fits | dict(student=_student_fit(run, id, fits['teacher']))
     metrics, correct = _measure(run, fits)
     status, message = run_status([k for k, f in fits.items() if f.diverged], metrics, c.method_params, len(run.task.classes))
     return Record(

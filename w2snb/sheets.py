@@ -206,7 +206,7 @@ def _joined(parts: list, lines: Callable, title: str) -> pd.DataFrame:
     frame.index = pd.MultiIndex.from_tuples(rows, names=['experiment', title])
     return frame if len(parts) > 1 else frame.droplevel('experiment')
 
-# %% ../nbs/13b_sheets.ipynb #f2ee09e5
+# %% ../nbs/13b_sheets.ipynb #fff9b916
 def _notes(parts: list, what: str) -> list:
     "What a reader has to know of a sheet."
     records = [r for p in parts for row in p.rows for r in row.records]
@@ -218,17 +218,25 @@ def _notes(parts: list, what: str) -> list:
         names = ' or '.join(dict.fromkeys(p.baseline for p in parts if p.baseline))
         notes.append(f"p: paired test against {names}, and corrected for the number of lines (Holm).")
     missing = sum(len(row.seeds) - len(row.runs) for p in parts for row in p.rows)
-    return notes + [f'{missing} runs are missing.'] * bool(missing) + [s for p in parts for s in disagreements(p)]
+    fewer = [s for p in parts for s in _fewer_seeds(p)] if what == 'students' else []
+    return notes + fewer + [f'{missing} runs are missing.'] * bool(missing) + [s for p in parts for s in disagreements(p)]
 
-# %% ../nbs/13b_sheets.ipynb #e89dfc4f
+def _fewer_seeds(part: Part) -> list: # sentences
+    "Rows that share only some of their seeds with the baseline."
+    base = next((r for r in part.rows if r.name == part.baseline and r.runs), None)
+    if base is None: return []
+    both = {r.name: len(r.runs.keys() & base.runs.keys()) for r in part.rows}
+    return [f"{r.name} and {base.name} are compared on the {both[r.name]} seed{'s' * (both[r.name] != 1)} that both have."
+            for r in part.rows if both[r.name] < len(r.runs)]
+
+# %% ../nbs/13b_sheets.ipynb #a8db7d3e
 def sheet_markdown(
     sheet: Sheet,
-    link: Callable | None = None, # (cell) -> target of the link in column n; None: no links
+    link: Callable | None = None, # (cell) -> target of its link; None: no links
 ) -> str:
     "A sheet for a page of Markdown."
-    frame = sheet.texts
-    if link and 'n' in frame: frame['n'] = [f'[{c.text}]({link(c)})' if c.keys and c.value else c.text for c in sheet.lines['n']]
-    flat = frame.reset_index()
+    linked = lambda c: f'[{c.text}]({link(c)})' if link and c.keys and c.text != '-' else c.text
+    flat = sheet.lines.map(linked).reset_index()
     rows = [flat.columns, ['---'] * flat.shape[1], *flat.itertuples(index=False)]
     return '\n'.join('| ' + ' | '.join(str(v).replace('|', r'\|') for v in r) + ' |' for r in rows)
 
