@@ -182,7 +182,7 @@ def _of_all_images(m: dict) -> dict:
     right = (taught * m['teacher_on_student_images'] + tested * m['teacher']) / (taught + tested)
     return dict(teacher_all=right, pgr_all=pgr(right, m['student'], m['ceiling']))
 
-# %% ../nbs/06d_probe.ipynb #0fb71d9b
+# %% ../nbs/06d_probe.ipynb #a94132cf
 def _probe_record(k: int, t: _Taught, others: dict, known: dict, about: dict) -> Record:
     "The record of one head; `others`: role -> logits of the test images, `known`: role -> `role_metrics`."
     c, task, student = t.configs[k], t.task, t.student(t.test_x, k)
@@ -200,7 +200,7 @@ def _probe_record(k: int, t: _Taught, others: dict, known: dict, about: dict) ->
         id=probe_id(c, task), experiment=c.experiment, method=c.method, seed=c.seed, params=c.plain(), metrics=m,
         history=named_history(dict(student=Fit(None, t.history[k], 0, 0))),
         correct={role: pack_hits(hits(logits, task.test_y)) for role, logits in say.items() if task.labelled},
-        status=status, message=message, provenance=about | dict(data=task.key), seconds=t.seconds / len(t.configs),
+        status=status, message=message, provenance=about | dict(data=task.data), seconds=t.seconds / len(t.configs),
         images_per_second=len(t.configs) * c.epochs * m['student_images'] / t.seconds)
 
 def compute_probes(
@@ -211,7 +211,7 @@ def compute_probes(
     title: str | None = None, # of a progress bar
 ) -> list[Record]: # not yet in the store
     "Train the heads of all seeds together and measure each."
-    about, records = provenance(lots[0][1].x.device) | dict(versions=VERSIONS), []
+    about, records = provenance(lots[0][1].x.device) | dict(result_versions=VERSIONS), []
     for t in _teach(lots, store, force, title):
         others = t.others(t.task.test_x, t.task.weak_test_x)
         known = {role: role_metrics(role, z, t.task.test_y) for role, z in others.items()} if t.task.labelled else {}

@@ -326,14 +326,14 @@ def named_history(fits: dict) -> dict:
     "Lists per epoch of all networks, named <role>_<quantity>; the weight histogram keeps its name."
     return {k if k == 'weight_histogram' else f'{role}_{k}': v for role, f in fits.items() for k, v in f.history.items()}
 
-# %% ../nbs/05c_runs.ipynb #85ca6554
+# %% ../nbs/05c_runs.ipynb #0826822d
 def compute(
     run: Run,
     id: str, # of `run_id`
 ) -> Record: # not yet in the store
     "Train and measure; networks that are shared come from the store or go there."
     start, c = time.perf_counter(), run.config
-    about = provenance(run.device) | dict(data=run.task.key, versions=VERSIONS, compiled=run.compile,
+    about = provenance(run.device) | dict(data=run.task.key, result_versions=VERSIONS, compiled=run.compile,
                                           normalised_together=c.training.bn_chunk or c.training.batch)
     check_runnable(c, run.task)
     fits = {role: _labelled_fit(run, net) for role, net in labelled(c).items()}

@@ -6,8 +6,8 @@
 __all__ = ['OWN', 'Origin', 'committed_runs', 'Row', 'Part', 'changes', 'made_of', 'row_name', 'altered', 'Plan', 'table_parts',
            'experiment_parts', 'find_parts', 'Told', 'published_for']
 
-# %% ../nbs/13a_sources.ipynb #a7c25c24
-import csv, functools, json
+# %% ../nbs/13a_sources.ipynb #995b2e67
+import csv, functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ class Part:
     rows: list
     baseline: str | None = None # name of the row the others are held against
 
-# %% ../nbs/13a_sources.ipynb #fcc7054d
+# %% ../nbs/13a_sources.ipynb #e0683390
 OWN = ('lr', 'weight_decay') # chosen for a method; of a probe
 
 def _flat(params: dict) -> dict:
@@ -94,7 +94,7 @@ def _standard(experiment: str, method: str) -> dict:
 def made_of(record: Record) -> str: # empty where an old record does not say
     "A name for what a result depends on beside the configuration: images and features, and the versions of the code."
     p = record.provenance
-    return content_hash([p['data'], p['versions']], 8) if 'data' in p else ''
+    return content_hash([p['data'], p['result_versions']], 8) if 'data' in p else ''
 
 def _said(changed: dict) -> str:
     return ', '.join(f'{k}={v:g}' if isinstance(v, float) else f'{k}={v}' for k, v in changed.items())

@@ -49,7 +49,7 @@ class ProbeConfig:
         "As plain values, for the record."
         return asdict(self)
 
-# %% ../nbs/06c_tasks.ipynb #5d28808b
+# %% ../nbs/06c_tasks.ipynb #59758c66
 @dataclass
 class ProbeTask:
     "Features and labels of a probe, and who may see them. Tensors live on the device."
@@ -61,7 +61,8 @@ class ProbeTask:
     test_y: Tensor
     parts: dict # 'gold', 'student', 'validation' -> indices [*]
     classes: tuple
-    key: str # of the content
+    data: str # a name for images and features
+    key: str # of the content, the deal into training and test images included
 
     @property
     def labelled(self) -> bool: return bool(self.test_y.min() >= 0)
@@ -166,7 +167,7 @@ def probe_images(
     if own: sets = [_within(s, split) for s, split in zip(sets, ('train', 'test'))]
     return sets, *_in_turn(*map(len, sets))
 
-# %% ../nbs/06c_tasks.ipynb #f50aa6f6
+# %% ../nbs/06c_tasks.ipynb #8d977bcf
 def load_probe(
     config: ProbeConfig,
     device: torch.device,
@@ -182,10 +183,11 @@ def load_probe(
     there = lambda a: torch.from_numpy(np.array(a)).to(device)
     x, weak_x = np.concatenate(strong), np.concatenate(weak)
     named = [Path(f.filename).parent.name if isinstance(f, np.memmap) else array_hash(f) for f in strong + weak]
-    key = content_hash([s.key for s in sets] + named + ([array_hash(learn, test)] if len(sets) == 1 else []))
+    named = [s.key for s in sets] + named
+    key = content_hash(named + ([array_hash(learn, test)] if len(sets) == 1 else []))
     parts = {k: there(v) for k, v in _deal(config, y[learn]).items()}
     return ProbeTask(there(x[learn]), there(x[test]), there(weak_x[learn]), there(weak_x[test]), there(y[learn]), there(y[test]),
-                     parts, classes, key)
+                     parts, classes, content_hash(named), key)
 
 def _teacher_says(config: ProbeConfig, sets: list, asking: dict) -> tuple[list, tuple]:
     "The teacher's features, or its logits from a file, for each set; the classes."
