@@ -5,7 +5,9 @@ import sys
 import pytest
 import torch
 
+from w2snb import experiments
 from w2snb.experiments import resolve, run
+from w2snb.locks import Busy, Lock, living
 from w2snb.processes import Team
 from w2snb.recipes import RECIPES
 from w2snb.records import Store
@@ -55,6 +57,21 @@ def test_accelerate_launch(one, tmp_path):
     subprocess.run([*command, str(script)], check=True, timeout=300)
     assert len(list(tmp_path.glob("*.json"))) == 1
     same(run(**WHAT, method="kd", bn_chunk=16, store=tmp_path, progress=False), one["kd"])
+
+
+def test_a_team_waits_for_others(one, tmp_path, monkeypatch):
+    """It starts once nobody else computes the run, and holds the run and the networks it will train."""
+    record, waited, held = one["acd"], [], []
+    other = Lock(tmp_path / "locks", f"run-{record.id}")
+    assert other.try_acquire()
+    monkeypatch.setattr(Busy, "wait", lambda busy: (waited.append(busy.lock.name), other.release()))
+    monkeypatch.setattr(experiments, "launch", lambda *_, **__: held.extend(living(tmp_path / "locks")))
+    run(**WHAT, method="acd", num_processes=2, store=tmp_path, progress=False)
+    assert waited == [f"run-{record.id}"] and waited[0] in held
+    assert [name[:4] for name in sorted(held)] == ["fit-", "fit-", "run-"]  # teacher, student alone
+    held.clear()
+    run(**WHAT, method="acd", num_processes=2, store=tmp_path, progress=False)
+    assert not held and not living(tmp_path / "locks")  # all is there
 
 
 def test_refusals():

@@ -96,8 +96,8 @@ def test_what_goes_wrong_in_a_notebook(tmp_path):
     assert [r.message for r in Store(store).records() if r.seed == 1] == ["KeyError: 'again'"]
 
 
-def test_two_at_once(expected, tmp_path, monkeypatch):
-    """Two sweeps on one store: every record is written once."""
+def test_several_at_once(expected, tmp_path, monkeypatch):
+    """Three sweeps on one store, two of which have the same jobs and one the same runs in others: every record is written once."""
     tool, log = tmp_path / "tool", tmp_path / "log"
     tool.mkdir()
     (tool / "sitecustomize.py").write_text(
@@ -106,10 +106,11 @@ def test_two_at_once(expected, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tool))
     monkeypatch.setenv("W2SNB_TEST_LOG", str(log))
     store = tmp_path / "store"
-    both = [threading.Thread(target=lambda: sweep("digits", ["soft_ce", "acd"], [0, 1], store=store, workers=1, notebooks=False, progress=False, **SHORT)) for _ in range(2)]
-    for t in both:
+    asked = [["soft_ce", "acd"], ["soft_ce", "acd"], ["acd", "soft_ce"]]
+    crowd = [threading.Thread(target=sweep, args=("digits", m, [0, 1]), kwargs=dict(store=store, workers=1, notebooks=False, progress=False, **SHORT)) for m in asked]
+    for t in crowd:
         t.start()
-    for t in both:
+    for t in crowd:
         t.join(300)
     records = [line for line in log.read_text().splitlines() if line.endswith(".json")]
     assert len(records) == len(set(records)) == 4

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['START', 'SETTLE', 'FULL', 'compute_together', 'settle', 'Died', 'Late', 'Kernel', 'Ask', 'StoreTrouble', 'JobKernel',
-           'do_job', 'local_workers', 'gpu_count', 'worker_environment', 'LocalEngine', 'DaskEngine']
+           'do_job', 'local_workers', 'core_count', 'gpu_count', 'worker_environment', 'LocalEngine', 'DaskEngine']
 
 # %% ../nbs/11c_engines.ipynb #f32fb49c
 import contextlib, json, os, queue, signal, threading, time
@@ -18,26 +18,29 @@ from .plans import Job, PlannedRun, note_done, note_failed, read_state, record_o
 from .records import Store
 from .tasks import ProbeConfig
 
-# %% ../nbs/11c_engines.ipynb #13f0e9c1
+# %% ../nbs/11c_engines.ipynb #ea8ae399
 def compute_together(
     runs: list, # of `PlannedRun`, of one experiment
     store: Store,
 ):
-    "Compute runs in this process; each is noted as soon as it is known, and one that fails is left for later."
+    "Compute runs in this process; each is noted as soon as it is known, and what fails is left for later."
     if not isinstance(resolve(**runs[0].given), ProbeConfig):  # one after the other; they share networks through the store
         for r in runs:
             with contextlib.suppress(ValueError, RuntimeError): note_done(store, r, run_many(**_call(r), progress=False)[0])
         return
     for lot in _rectangles(runs):  # heads are trained side by side
-        records = run_many(lot[0].given['experiment'], _settings(lot), dict.fromkeys(r.given['seed'] for r in lot), progress=False)
-        for r, record in zip(lot, records, strict=True): note_done(store, r, record)
+        seeds = dict.fromkeys(r.given['seed'] for r in lot)
+        with contextlib.suppress(ValueError, RuntimeError):
+            records = run_many(lot[0].given['experiment'], _settings(lot), seeds, progress=False)
+            for r, record in zip(lot, records, strict=True): note_done(store, r, record)
 
-# %% ../nbs/11c_engines.ipynb #0957ee69
+# %% ../nbs/11c_engines.ipynb #b3e4bcab
 def _call(run: PlannedRun) -> dict:
     "A run as a call of `run_many`."
     own = {k: v for k, v in run.given.items() if k not in ('experiment', 'seed')}
     return dict(experiment=run.given['experiment'], methods=[own], seeds=[run.given['seed']])
 
+# %% ../nbs/11c_engines.ipynb #eb216a99
 def _settings(runs: list) -> list: # methods with their overrides
     "What is asked for under one seed or several, each once."
     found = [_call(r)['methods'][0] for r in runs]
@@ -47,9 +50,11 @@ def _rectangles(runs: list) -> list: # lists of runs
     "Runs as settings x seeds, by seed and then by setting: seeds of which not all is left to do come in lots of their own."
     by_seed, lots = {}, {}
     for r in runs: by_seed.setdefault(r.given['seed'], []).append(r)
-    for of_seed in by_seed.values(): lots.setdefault(json.dumps(_settings(of_seed), sort_keys=True, default=str), []).extend(of_seed)
+    name = lambda runs: json.dumps(_settings(runs), sort_keys=True, default=str)
+    for of_seed in by_seed.values(): lots.setdefault(name(of_seed), []).extend(of_seed)
     return list(lots.values())
 
+# %% ../nbs/11c_engines.ipynb #68c374a6
 def settle(run: PlannedRun, store: Store):
     "Note a run whose record is there; nothing happens if it is not."
     if record := record_of(run, store): note_done(store, run, record)
@@ -183,7 +188,7 @@ class JobKernel:
             _sentence(e)  # a full disk ends the sweep
             self.drop()
 
-# %% ../nbs/11c_engines.ipynb #226af0e5
+# %% ../nbs/11c_engines.ipynb #473c1ddc
 def _notebook(self, run: PlannedRun, name: str):
     "Execute the notebook of a run; its record comes from the store or is computed."
     out = self.store.folder/'notebooks'/f'{name}.ipynb'
@@ -195,18 +200,24 @@ def _alone(self, run: PlannedRun):
     for attempt in range(self.ask.tries):
         try:
             self._notebook(run, run.key)
-            self.get().execute(f"from w2snb.engines import PlannedRun, Store, settle\n"
-                               f"settle(PlannedRun({run.key!r}, {run.given!r}), Store({self.ask.store!r}))", SETTLE)
-            if run.key in read_state(self.store).done: return
+            if self._settled(run): return
             message = "the notebook ended without a record, as after sys.exit(0)"
         except Died as e: message = str(e)
         except Exception as e: message = _sentence(e)
         self.drop()
         if 'process died' not in message: break
     if self.stopping.is_set(): raise KeyboardInterrupt
+    with contextlib.suppress(Exception):  # what failed may have come after the record
+        if self._settled(run): return
     note_failed(self.store, run, message, time.monotonic() - start)
 
-JobKernel._notebook, JobKernel.alone = _notebook, _alone
+def _settled(self, run: PlannedRun) -> bool:
+    "Whether its record is there; for its id the images have to be read, which is done in the kernel."
+    self.get().execute(f"from w2snb.engines import PlannedRun, Store, settle\n"
+                       f"settle(PlannedRun({run.key!r}, {run.given!r}), Store({self.ask.store!r}))", SETTLE)
+    return run.key in read_state(self.store).done
+
+JobKernel._notebook, JobKernel.alone, JobKernel._settled = _notebook, _alone, _settled
 
 # %% ../nbs/11c_engines.ipynb #3ed4c203
 def _draw(self, run: PlannedRun, id: str):
@@ -264,16 +275,21 @@ def _do(job: Job, work: JobKernel):
         work.keep_notebook(r, id)
         if ask.notebooks and not (work.store.folder/'notebooks'/f'{id}.ipynb').exists(): work.draw(r, id)
 
-# %% ../nbs/11c_engines.ipynb #5286b0f8
+# %% ../nbs/11c_engines.ipynb #1647712e
 def local_workers(jobs: int) -> int: # how many there are to do
     "As many as there are GPUs, without any as many as there are cores, but no more than jobs."
-    return max(1, min(jobs, gpu_count() or os.cpu_count()))
+    return max(1, min(jobs, gpu_count() or core_count()))
+
+def core_count() -> int:
+    "Cores that this process may use; a queue often gives fewer than there are."
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 def gpu_count() -> int:
     "GPUs that torch may use here."
     import torch
     return torch.cuda.device_count()
 
+# %% ../nbs/11c_engines.ipynb #f9cf23dd
 def worker_environment(
     number: int, # of this worker, from 0
     workers: int, # on this machine
@@ -281,7 +297,7 @@ def worker_environment(
 ) -> dict: # variables
     "A worker's share of the machine."
     if gpus is None: gpus = (os.environ.get('CUDA_VISIBLE_DEVICES') or ','.join(map(str, range(gpu_count())))).split(',')
-    threads = os.environ.get('OMP_NUM_THREADS') or str(max(1, os.cpu_count() // workers))
+    threads = os.environ.get('OMP_NUM_THREADS') or str(max(1, core_count() // workers))
     return dict(OMP_NUM_THREADS=threads) | (dict(CUDA_VISIBLE_DEVICES=gpus[number % len(gpus)]) if any(gpus) else {})
 
 # %% ../nbs/11c_engines.ipynb #b743abe8
@@ -333,11 +349,12 @@ def _do_job_there(job: Job, ask: Ask) -> bool:
     own = worker_environment(name, 1) if isinstance(name, int) and gpu_count() else {}
     return do_job(job, replace(ask, environment={k: v for k, v in own.items() if k[:4] == 'CUDA'} | ask.environment))
 
-# %% ../nbs/11c_engines.ipynb #6d9c520e
+# %% ../nbs/11c_engines.ipynb #895d6bef
 class DaskEngine:
     "Jobs on a Dask cluster: one that is there, or one on this machine."
     def __init__(self, jobs: list, ask: Ask, workers: int, address: str | None = None):
-        from distributed import Client, LocalCluster
+        try: from distributed import Client, LocalCluster
+        except ImportError: raise ValueError("engine='dask' needs Dask: pip install 'w2snb[dask]'") from None
         self.cluster = None if address else LocalCluster(
             n_workers=workers, threads_per_worker=1, dashboard_address=None, resources=dict(GPU=1) if gpu_count() else None)
         self.client, self.ask, self.futures, self.later = Client(address or self.cluster), ask, {}, []

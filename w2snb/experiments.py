@@ -6,8 +6,8 @@
 __all__ = ['EXPERIMENTS', 'CHOSEN', 'GOLD', 'DIGITS', 'PAIRS', 'PROBES', 'NO_IMAGENET', 'DIGITS_PROBE', 'Experiment',
            'register_experiment', 'resolve', 'run_many', 'run', 'recommend', 'label_images', 'published']
 
-# %% ../nbs/11_experiments.ipynb #f09babf0
-import csv, warnings
+# %% ../nbs/11_experiments.ipynb #bd0dc568
+import csv, time, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from numbers import Integral
@@ -26,7 +26,7 @@ from .protocols import (COMPARED, ProbeExperiment, choose, relabel, resolve_prob
 from .processes import in_team, is_first, launch, own_device
 from .recipes import RECIPES
 from .records import Record, Store
-from .runs import Config, Run, compute, fit_id, labelled, load_task, locked, run_id
+from .runs import Config, Run, check_runnable, compute, fit_id, labelled, load_task, locked, run_id
 from .tasks import ProbeConfig, probe_images
 
 # %% ../nbs/11_experiments.ipynb #9b0da274
@@ -182,7 +182,7 @@ def _check_method(m: Method, supervision: str, heard: str):
     if supervision == 'teacher' and 'labels' in m.needs:
         raise ValueError(f"method {m.name} needs true labels: use supervision='teacher+labels'")
 
-# %% ../nbs/11_experiments.ipynb #a35e0fcd
+# %% ../nbs/11_experiments.ipynb #aa2a1738
 def run_many(
     experiment: str = 'digits', # a key of `EXPERIMENTS`
     methods=('acd',), # keys of losses.METHODS, or one; dict(method='acd', tau=2) for a method with overrides of its own
@@ -199,11 +199,12 @@ def run_many(
     if not configs: return []
     said, _ = check_parameters(experiment=experiment, **overrides | wanted[0])
     store, tasks = Store(said.store or default_store()), {}
-    if trained := (said.num_processes or 1) > 1 and not in_team():  # by a team of processes; here it is measured and written down
-        team = lambda: run_many(experiment, methods, seeds, progress=progress, save=False, **overrides)
-        _by_team(configs, store, said, lambda: launch(team, said.num_processes, cpu=(said.device or resolve_device().type) == 'cpu'))
+    team, spent = 0 if in_team() or (said.num_processes or 1) < 2 else said.num_processes, 0.
+    if team:  # several processes train; here it is measured and written down
+        train = lambda: run_many(experiment, methods, seeds, progress=progress, save=False, **overrides)
+        spent = _by_team(configs, store, said, lambda: launch(train, team, (said.device or resolve_device().type) == 'cpu'))
     device = resolve_device(own_device(said.device))
-    forced = set() if said.force and not trained else None
+    forced = set() if said.force and not team else None
     data_folder(said.data)  # a folder that is given must exist, even if this run reads none of it
     if isinstance(configs[0], ProbeConfig):
         return _claimed(store, said.force, progress, lambda found: run_probes(
@@ -212,27 +213,32 @@ def run_many(
     records = []
     for c in configs:
         if c.teacher_seed not in tasks: tasks = {c.teacher_seed: load_task(c, device, said.data)}
-        here = Run(c, tasks[c.teacher_seed], store, device, progress, said.compile, forced, trained)
+        here = Run(c, tasks[c.teacher_seed], store, device, progress, said.compile, forced, team, spent)
         records.append(_one(here, save, said.force))
     return records
 
-# %% ../nbs/11_experiments.ipynb #6a9555af
-def _by_team(configs: list, store: Store, said, start: Callable):
+# %% ../nbs/11_experiments.ipynb #a6501d56
+def _by_team(configs: list, store: Store, said, start: Callable) -> float: # seconds a run
     "Start a team while nobody else computes a run or a network it will; if nothing is left to do, it does nothing."
+    store.check_writable()
     runs, fits, tasks, cpu = [], set(), {}, torch.device('cpu')  # a process that is to start others leaves the GPU alone
     for c in configs:
         if c.teacher_seed not in tasks: tasks = {c.teacher_seed: load_task(c, cpu, said.data)}
         task = tasks[c.teacher_seed]
+        check_runnable(c, task)
         runs.append(run_id(c, task))
         fits |= {fit_id(c, task, net) for net in labelled(c).values()}
     def claimed(claims):
         left = [id for id in dict.fromkeys(runs) if said.force or not _found(store, id, False)]
-        if not left: return
+        if not left: return 0.
         for id in left: claims.take(f'run-{id}')
         for id in sorted(fits):
             if said.force or not store.fit_path(id).exists(): claims.take(f'fit-{id}')
-        start()
-    _with_claims(store, claimed)
+        began = time.perf_counter()
+        try: start()
+        except KeyboardInterrupt: raise KeyboardInterrupt("stopped; the same call goes on from the last checkpoint") from None
+        return (time.perf_counter() - began) / len(left)
+    return _with_claims(store, claimed)
 
 def _one(run: Run, save: bool, force: bool) -> Record:
     "One run, from the store if it is there."

@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['EXPIRY', 'BEAT', 'this_machine', 'read_owner', 'is_alive', 'Lock', 'Busy', 'Claims', 'living', 'tidy']
 
-# %% ../nbs/05e_locks.ipynb #b7709832
+# %% ../nbs/05e_locks.ipynb #decce6c3
 import json, os, re, secrets, socket, threading, time
 from functools import cache
 from pathlib import Path
 
 import psutil
 
-from .core import shown_path
 
 # %% ../nbs/05e_locks.ipynb #95b978a8
 EXPIRY, BEAT = 120., 10.  # seconds: an owner not heard of for so long is dead; an owner says so often that it lives

@@ -14,14 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from .losses import check_params, get_method, method_and_preset
 
-# %% ../nbs/05b_parameters.ipynb #a2270485
+# %% ../nbs/05b_parameters.ipynb #583c6045
 class Parameters(BaseModel):
     "What may be said about a run. None: the default of the experiment or the method."
     model_config = ConfigDict(extra='forbid', allow_inf_nan=False)
     experiment: str = Field('digits', description='a name from experiments.EXPERIMENTS')
     method: str = Field('acd', description='a loss from losses.METHODS, or <loss>:<preset>')
     seed: int = Field(0, ge=0, description='student, batch order and augmentation')
-    teacher_seed: int | None = Field(None, ge=0, description='split and teacher; None: the seed')
+    teacher_seed: int | None = Field(None, ge=0, description='split and teacher; None: the seed, for pairs on CIFAR-100 0')
     supervision: Literal['teacher', 'teacher+labels'] | None = Field(None, description='what the student may see')
     teacher: str | None = Field(None, description='weak network of models.NETWORKS; for a probe a backbone or a .csv of labels')
     student: str | None = Field(None, description='strong network of models.NETWORKS; for a probe a backbone')

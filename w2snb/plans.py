@@ -6,11 +6,12 @@
 __all__ = ['requests', 'PlannedRun', 'Job', 'plan_jobs', 'note_done', 'note_failed', 'State', 'read_state', 'record_of',
            'past_seconds', 'Plan', 'duration', 'make_plan', 'known_configs']
 
-# %% ../nbs/11b_plans.ipynb #1bbb31ba
+# %% ../nbs/11b_plans.ipynb #ebf099ce
 import fnmatch, json, lzma, os, random
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache
+from numbers import Integral
 from pathlib import Path
 
 from .core import RESULT_VERSION, content_hash, file_hash, project_root, resolve_device, write_atomic
@@ -25,7 +26,7 @@ from .runs import load_task, run_id
 from .tables import TABLES, table_requests
 from .tasks import ProbeConfig, load_probe
 
-# %% ../nbs/11b_plans.ipynb #2d414271
+# %% ../nbs/11b_plans.ipynb #53f94274
 def requests(
     what, # a table, a pattern of experiments (`digits*`), or several
     methods=None, # keys of `METHODS` or dicts; None: the table's, for experiments those of the comparison
@@ -39,8 +40,17 @@ def requests(
         elif names := fnmatch.filter(EXPERIMENTS, word): asked += [dict(experiment=n, methods=COMPARED, seeds=[0]) for n in names]
         else: raise ValueError(f"{word}: no table and no experiment; tables are {', '.join(TABLES)}; experiments are listed by "
                                "w2snb_sweep --list")
-    said = {k: v for k, v in dict(methods=methods, seeds=seeds).items() if v is not None} | overrides
-    return [r | said for r in asked]
+    return [r | _said(methods, seeds, overrides) for r in asked]
+
+def _said(methods, seeds, overrides: dict) -> dict:
+    "What takes the place of what a table says."
+    instead = dict(experiment='the name of an experiment', method='methods (--methods)', seed='seeds (--seeds)',
+                   force='--retry-failed, or delete the records in question; experiments.run_many takes it')
+    if wrong := instead.keys() & overrides.keys():
+        raise ValueError(f"{(k := min(wrong))}={overrides[k]} is not for a sweep: give {instead[k]}")
+    seeds = [seeds] if isinstance(seeds, Integral) else seeds
+    if seeds is not None and not len(seeds): raise ValueError("no seeds: give one at least")
+    return {k: v for k, v in dict(methods=methods, seeds=seeds).items() if v is not None} | overrides
 
 # %% ../nbs/11b_plans.ipynb #30a891ba
 def _files_below(folder) -> list: # (name, bytes, time) of each file
@@ -117,7 +127,7 @@ def note_done(store: Store, run: PlannedRun, record: Record) -> Path:
     for failed in (store.path(run.key), store.folder/'runs'/f'{run.key}.failed'): failed.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/11b_plans.ipynb #8297cb43
+# %% ../nbs/11b_plans.ipynb #38f4da31
 def note_failed(store: Store, run: PlannedRun, message: str, seconds: float) -> Record:
     "A record that says why a run failed. It goes by the run's key, for a run that failed may have no id."
     if id := read_state(store).done.get(run.key): return store.get(id)  # another sweep was luckier meanwhile
@@ -125,9 +135,9 @@ def note_failed(store: Store, run: PlannedRun, message: str, seconds: float) -> 
     record = Record(id=run.key, experiment=config.experiment, method=config.method, seed=config.seed, params=config.plain(),
                     metrics={}, history={}, correct={}, status='failed', message=message, provenance=dict(date=_now()),
                     seconds=seconds, images_per_second=None)
+    (store.folder/'runs').mkdir(parents=True, exist_ok=True)
+    (store.folder/'runs'/f'{run.key}.failed').touch()  # means nothing without the record
     store.put(record)
-    (store.folder/'runs').mkdir(exist_ok=True)
-    (store.folder/'runs'/f'{run.key}.failed').touch()
     return record
 
 def _now() -> str: return datetime.now(timezone.utc).isoformat(timespec='seconds')

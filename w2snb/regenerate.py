@@ -50,7 +50,7 @@ def figure_bytes(
     plt.close(ax.figure)
     return svg.getvalue(), png.getvalue()
 
-# %% ../nbs/13d_regenerate.ipynb #446a5ae4
+# %% ../nbs/13d_regenerate.ipynb #ffc5de52
 def write_table(
     name: str, # of the table, and of its files
     sheets: list, # of `Sheet`
@@ -62,7 +62,8 @@ def write_table(
     used = sorted({k for s in sheets for c in s.lines.to_numpy().ravel() for k in c.keys})
     records = [f'<a id="{k}"></a>{found[k][0]}: {found[k][1]}' for k in used]
     several = {c.keys for s in sheets for c in s.lines.to_numpy().ravel() if len(c.keys) > 1 and c.text != '-'}
-    records += [f'<a id="{anchor(keys)}"></a>computed from ' + '; '.join(f'[{found[k][0]}](#{k})' for k in keys) for keys in sorted(several)]
+    behind = lambda keys: '; '.join(f'[{found[k][0]}](#{k})' for k in keys)
+    records += [f'<a id="{anchor(keys)}"></a>computed from {behind(keys)}' for keys in sorted(several)]
     page = [f'# {TABLES[name].title if name in TABLES else name}'] + [t for s in sheets for t in (
         f'## {s.heading}', sheet_markdown(s, link), ' '.join(s.notes))] + ['## Where the numbers come from', '\n\n'.join(records)]
     write_atomic(out/'tables'/f'{name}.md', '\n\n'.join(page) + '\n')
@@ -123,7 +124,7 @@ def run_notebook(
     write_atomic(out, nbformat.writes(_plain(notebook)) + '\n')
     return notebook
 
-# %% ../nbs/13d_regenerate.ipynb #56b926f7
+# %% ../nbs/13d_regenerate.ipynb #eee4d4d4
 READING = r'''
 Accuracies are those on the test images, in percent; differences are in points. *Last epoch* is the result; *best
 epoch* was chosen on the test set, is shown for comparison with papers that do so, and is compared with nothing else.
@@ -138,7 +139,7 @@ best epoch), the interval is $\bar x \pm t_{.975,\,n-1}\, \mathrm{sd}(x) / \sqrt
 nothing of other test images. A number without an interval is one run.
 
 Students are compared with the baseline on the same seeds and images. For $k$ of $D$ redraws on the wrong side of 0,
-$p = 2\,(k+1)/(D+1)$; *p (Holm)* is corrected for the lines of the table. With fewer than ten seeds such tests raise
+$p = 2\,(k+1)/(D+1)$; *p (Holm)* is corrected for the lines of one experiment. With fewer than ten seeds such tests raise
 too many false alarms.
 
 Published numbers stand only beside the experiment as it is registered. `second-hand` and `derived` numbers are not
@@ -160,7 +161,7 @@ def _contents(chapters: dict) -> str: # anchor -> title
     return '<nav><ul>\n' + '\n'.join(f'<li><a href="#{k}">{t}</a></li>' for k, t in chapters.items()) + '\n</ul></nav>\n'
 
 
-# %% ../nbs/13d_regenerate.ipynb #d369a535
+# %% ../nbs/13d_regenerate.ipynb #18e670d1
 def all_sheets(
     names: list | None = None, # keys of `TABLES` or of `EXPERIMENTS`; None: all tables
     store: Store | None = None, # looked into for what is not committed; None: committed records only
@@ -168,12 +169,19 @@ def all_sheets(
     "Several tables, the store listed once."
     for n in names or (): check_choice(n, [*TABLES, *EXPERIMENTS], 'table')
     index = store_index(store) if store else None
-    made = {n: table_sheets(n, store, index) for n in names or TABLES}
+    made = {n: _sheets_or_reason(n, store, index) for n in names or TABLES}
     something = lambda s: (s.texts.drop(columns='n') != '-').any(axis=None)
     return {n: sheets if any(map(something, sheets)) else [] for n, sheets in made.items()}
 
 
-# %% ../nbs/13d_regenerate.ipynb #5bead754
+# %% ../nbs/13d_regenerate.ipynb #a6c7bd3f
+def _sheets_or_reason(name: str, store: Store | None, index) -> list: # of `Sheet`
+    "A table; one that cannot be made is no reason to make no other, and says why."
+    try: return table_sheets(name, store, index)
+    except ValueError as e:
+        print(f'{name} is left out: {e}', file=sys.stderr)
+        return []
+
 def report(
     names: list | None = None, # keys of `TABLES` or of `EXPERIMENTS`; None: all tables
     out=None, # folder; None: reports/report of the project

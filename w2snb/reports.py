@@ -77,10 +77,11 @@ def run_table(
 def _percent(fraction) -> str:
     return '-' if fraction is None or np.isnan(fraction) else f'{100 * fraction:.1f}'
 
-# %% ../nbs/13_reports.ipynb #91bd1ca1
+# %% ../nbs/13_reports.ipynb #43d217d4
 def _published(record: Record, role: str) -> str:
     "Published numbers of a role, each with the recipe it was obtained with if that is not ours."
-    standard = resolve(record.experiment, record.method, record.seed).plain() if record.experiment in EXPERIMENTS else {}
+    try: standard = resolve(record.experiment, record.method, record.seed).plain() if record.experiment in EXPERIMENTS else {}
+    except ValueError: return '-'  # a method that is not registered here, or needs what was altered
     free = {'seed', 'teacher_seed', 'method_params', 'precision'}
     if any(record.params.get(k) != v for k, v in standard.items() if k not in free): return '-'
     wanted, own = record.method if role == 'student' else ROLES[role], record.params.get('recipe', 'probe')

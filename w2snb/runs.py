@@ -7,7 +7,7 @@ __all__ = ['VERSIONS', 'Config', 'Task', 'load_task', 'run_id', 'source_of_added
            'locked', 'Labelled', 'labelled', 'fit_id', 'role_metrics', 'logit_metrics', 'run_status', 'named_history',
            'compute']
 
-# %% ../nbs/05c_runs.ipynb #6f89a050
+# %% ../nbs/05c_runs.ipynb #026b69b8
 import contextlib, inspect, time
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from .locks import Lock
 from .losses import get_method, method_loss
 from .models import build_model, feature_shapes, pair_maps, placed
 from .networks import NETWORKS
-from .processes import in_team, is_first
+from .processes import in_team, is_first, team_size
 from .records import Record, Store, shared_fit
 from .recipes import Recipe, peak_rate, steps_per_epoch
 from .train import FeatureObjective, Fit, LabelObjective, WeakObjective, compiled, fit_logistic, predict, train
@@ -97,7 +97,7 @@ def load_task(
     return Task(there(pool.x), there(pool.y), there(test.x), there(test.y), parts, pool.classes,
                 DATASETS[config.dataset], content_hash([pool.key, test.key]))
 
-# %% ../nbs/05c_runs.ipynb #c3e1ee28
+# %% ../nbs/05c_runs.ipynb #b90947d7
 VERSIONS = {part: RESULT_VERSION[part] for part in ('data', 'train', 'metrics')}  # of the parts a trained run uses
 
 def run_id(config: Config, task: Task) -> str:
@@ -109,14 +109,22 @@ def run_id(config: Config, task: Task) -> str:
 def source_of_added(thing) -> str | None:
     "What a user's function does, or a user's class says; None for what is part of the package."
     if thing is None or (thing.__module__ or '').startswith('w2snb.'): return None
-    if hasattr(thing, '__code__'): return _code_text(thing.__code__)
+    if hasattr(thing, '__code__'): return _function_text(thing)
     try: return inspect.getsource(thing)
     except (OSError, TypeError): return repr(thing)  # holds an address: known within this process only
 
+# %% ../nbs/05c_runs.ipynb #77a05c9b
 def _code_text(code) -> str:
     "A function's instructions and constants: unlike its source text, always at hand."
     constants = [_code_text(c) if hasattr(c, 'co_code') else c for c in code.co_consts]
     return repr((code.co_code, code.co_names, constants))
+
+def _function_text(f, outer: tuple = ()) -> str:
+    "What a function does, its default values and what it took along from where it was made."
+    if f in outer: return f.__name__  # it calls itself
+    taken = [cell.cell_contents for cell in f.__closure__ or ()]
+    taken = [_function_text(v, (*outer, f)) if hasattr(v, '__code__') else v for v in taken]
+    return repr((_code_text(f.__code__), f.__defaults__, f.__kwdefaults__, taken))
 
 # %% ../nbs/05c_runs.ipynb #e34e9ad2
 def check_runnable(config: Config, task: Task):
@@ -159,7 +167,7 @@ def feature_objective(
         adapter = method.adapter(*shapes, generator(config.seed, 'adapters')) if method.adapter else None
     return FeatureObjective(method, config.method_params, student, teacher, labels, adapter and adapter.to(views.device))
 
-# %% ../nbs/05c_runs.ipynb #2f151837
+# %% ../nbs/05c_runs.ipynb #638cd428
 @dataclass
 class Run:
     "A configuration with all that is needed to compute it."
@@ -170,7 +178,8 @@ class Run:
     progress: bool = False
     compile: bool = False # compile the networks of a training first; a rounding apart, the results are the same
     forced: set | None = None # ids of shared networks trained anew so far; None: take them from the store
-    trained: bool = False # a team of processes has just trained everything: take the student from the store, too
+    team: int = 0 # so many processes have just trained everything: take the student from the store, too
+    spent: float = 0. # seconds they took
 
     def force(self, id: str) -> bool:
         "Whether a shared network has to be trained anew; true once for each."
@@ -194,7 +203,7 @@ class Run:
         c = self.config
         return predict(model, x, self.task.stats, c.precision, evaluation=c.training.evaluation)
 
-# %% ../nbs/05c_runs.ipynb #fc3f35ee
+# %% ../nbs/05c_runs.ipynb #ce307377
 def locked(store: Store, name: str):
     "A context in which no other process does the same; a team of processes, which do the same together, is left alone."
     return contextlib.nullcontext() if in_team() else Lock(store.folder/'locks', name)
@@ -202,16 +211,17 @@ def locked(store: Store, name: str):
 def _kept_fit(run: Run, id: str, build, make, force: bool) -> Fit:
     "A network from the store, or trained now from where it was left; `make` takes the network and its checkpoints."
     checkpoints, there = Checkpoints(run.store.fit_path(id).with_suffix('.steps')), run.store.fit_path(id).exists()
-    if force: checkpoints.clear()  # by all processes of a team, before any of them writes
+    idle = there and not force and not checkpoints.files()  # nothing to train and nothing to tidy up
     try:
-        with contextlib.nullcontext() if there and not force else locked(run.store, f'fit-{id}'):
+        with contextlib.nullcontext() if idle else locked(run.store, f'fit-{id}'):
+            if force: checkpoints.clear()  # by all processes of a team, before any of them writes
             fit = shared_fit(run.store, id, build, lambda model: make(model, checkpoints), force)
+            if not idle and is_first(): checkpoints.clear()
     except KeyboardInterrupt:
         kept = checkpoints.files()
         epoch = f"after epoch {int(kept[0].stem.split('-')[1])}" if kept and not force else "at the networks that were done"
         raise KeyboardInterrupt("stopped; with force=True the next call starts anew" if run.forced is not None else
                                 f"stopped; the same call goes on {epoch}") from None
-    if is_first(): checkpoints.clear()
     return fit
 
 # %% ../nbs/05c_runs.ipynb #eb89eb59
@@ -230,7 +240,7 @@ def labelled(c: Config) -> dict: # role -> `Labelled`
                  ceiling=Labelled(c.student, 'student', c.seed, 'student', 'student alone = ceiling' if both else 'ceiling'))
     return roles if both else roles | dict(student_alone=Labelled(c.student, 'gold', c.seed, 'student', 'student alone'))
 
-# %% ../nbs/05c_runs.ipynb #529d7934
+# %% ../nbs/05c_runs.ipynb #8f4502fe
 def fit_id(c: Config, task: Task, net: Labelled) -> str:
     "The name under which it is kept: what it is, and what it saw."
     return content_hash(dict(
@@ -240,6 +250,7 @@ def fit_id(c: Config, task: Task, net: Labelled) -> str:
         seed=net.seed, stream=net.stream, images=array_hash(task.parts[net.part].cpu().numpy()), data=task.key,
         precision=c.precision, versions=VERSIONS))
 
+# %% ../nbs/05c_runs.ipynb #2f79a016
 def _labelled_fit(run: Run, net: Labelled) -> Fit:
     "From the store or trained now."
     c, t, id = run.config, run.task, fit_id(run.config, run.task, net)
@@ -252,7 +263,7 @@ def _labelled_fit(run: Run, net: Labelled) -> Fit:
                          checkpoints=checkpoints)
     return _kept_fit(run, id, build, make, run.force(id))
 
-# %% ../nbs/05c_runs.ipynb #c3d4955c
+# %% ../nbs/05c_runs.ipynb #1a07caeb
 def _student_fit(run: Run, id: str, teacher: Fit) -> Fit:
     "The student, listening to the teacher by the run's method."
     c, t, method = run.config, run.task, get_method(run.config.method)
@@ -270,7 +281,7 @@ def _student_fit(run: Run, id: str, teacher: Fit) -> Fit:
         fit = run.train(c.student, model, index, objective, c.seed, None, method.clock, f'student ({method.name})', checkpoints)
         if method.features: objective.close()
         return fit
-    return _kept_fit(run, id, build, make, not run.trained and (run.forced is not None or not method.builtin))
+    return _kept_fit(run, id, build, make, not run.team and (run.forced is not None or not method.builtin))
 
 # %% ../nbs/05c_runs.ipynb #04905bb7
 def role_metrics(role: str, logits: Tensor, y: Tensor) -> dict: # logits [n, c], true classes [n] -> fractions
@@ -326,7 +337,7 @@ def named_history(fits: dict) -> dict:
     "Lists per epoch of all networks, named <role>_<quantity>; the weight histogram keeps its name."
     return {k if k == 'weight_histogram' else f'{role}_{k}': v for role, f in fits.items() for k, v in f.history.items()}
 
-# %% ../nbs/05c_runs.ipynb #0826822d
+# %% ../nbs/05c_runs.ipynb #a557c358
 def compute(
     run: Run,
     id: str, # of `run_id`
@@ -334,7 +345,8 @@ def compute(
     "Train and measure; networks that are shared come from the store or go there."
     start, c = time.perf_counter(), run.config
     about = provenance(run.device) | dict(data=run.task.key, result_versions=VERSIONS, compiled=run.compile,
-                                          normalised_together=c.training.bn_chunk or c.training.batch)
+                                          normalised_together=c.training.bn_chunk or c.training.batch,
+                                          processes=run.team or team_size())
     check_runnable(c, run.task)
     fits = {role: _labelled_fit(run, net) for role, net in labelled(c).items()}
     fits = dict(student_alone=fits['ceiling']) | fits | dict(student=_student_fit(run, id, fits['teacher']))
@@ -343,4 +355,4 @@ def compute(
     return Record(
         id=id, experiment=c.experiment, method=c.method, seed=c.seed, params=c.plain(), metrics=metrics,
         history=named_history(fits), correct=correct, status=status, message=message, provenance=about,
-        seconds=time.perf_counter() - start, images_per_second=fits['student'].images_per_second)
+        seconds=run.spent + time.perf_counter() - start, images_per_second=fits['student'].images_per_second)

@@ -118,7 +118,7 @@ def published_cells(
             'last - published': less(ours['last epoch'], ('last', 'unknown')),
             'best - published': less(ours[BEST], ('best', 'unknown'))}
 
-# %% ../nbs/13b_sheets.ipynb #bafb5ada
+# %% ../nbs/13b_sheets.ipynb #c8aa4e57
 @dataclass
 class Sheet:
     "A table as it is shown."
@@ -132,7 +132,9 @@ class Sheet:
     def texts(self) -> pd.DataFrame: return self.lines.map(lambda c: c.text)
 
     @property
-    def heading(self) -> str: return self.title.rsplit(': ', 1)[-1].capitalize() # below that of the table
+    def heading(self) -> str: # below that of the table
+        text = self.title.rsplit(': ', 1)[-1]
+        return text[:1].upper() + text[1:]
 
 def _count_cells(row: Row) -> dict:
     "How many runs there are, and how many of them ended badly."
@@ -151,7 +153,7 @@ def method_lines(part: Part) -> dict: # name of a row -> column -> `Cell`, best 
             row.name, {}) | _count_cells(row)
     return dict(sorted(lines.items(), key=lambda l: -(l[1]['last epoch'].value or 0)))
 
-# %% ../nbs/13b_sheets.ipynb #78878f4a
+# %% ../nbs/13b_sheets.ipynb #c7a6235a
 def reference_row(part: Part) -> Row:
     "The row whose teacher, student alone and ceiling stand for all."
     return max(part.rows, key=lambda r: (len(r.runs), r.name == part.baseline))
@@ -168,6 +170,7 @@ def reference_lines(part: Part) -> dict: # network -> column -> `Cell`
         lines[title] = ours | published_cells(row, name, ours, digits) | dict(n=_count_cells(row)['n'])
     return lines
 
+# %% ../nbs/13b_sheets.ipynb #1da33e78
 def disagreements(part: Part) -> list: # sentences
     "Rows whose teacher, student alone or ceiling is not that of the reference row."
     base, found = reference_row(part), []
@@ -206,7 +209,7 @@ def _joined(parts: list, lines: Callable, title: str) -> pd.DataFrame:
     frame.index = pd.MultiIndex.from_tuples(rows, names=['experiment', title])
     return frame if len(parts) > 1 else frame.droplevel('experiment')
 
-# %% ../nbs/13b_sheets.ipynb #fff9b916
+# %% ../nbs/13b_sheets.ipynb #6a51005f
 def _notes(parts: list, what: str) -> list:
     "What a reader has to know of a sheet."
     records = [r for p in parts for row in p.rows for r in row.records]
@@ -216,11 +219,13 @@ def _notes(parts: list, what: str) -> list:
     if not records: return ['No run of this table is there yet.']
     if what == 'students' and any(p.baseline for p in parts):
         names = ' or '.join(dict.fromkeys(p.baseline for p in parts if p.baseline))
-        notes.append(f"p: paired test against {names}, and corrected for the number of lines (Holm).")
+        notes.append(f"p: paired test against {names}, and corrected for the number of lines of an experiment (Holm).")
     missing = sum(len(row.seeds) - len(row.runs) for p in parts for row in p.rows)
     fewer = [s for p in parts for s in _fewer_seeds(p)] if what == 'students' else []
-    return notes + fewer + [f'{missing} runs are missing.'] * bool(missing) + [s for p in parts for s in disagreements(p)]
+    absent = [f"{missing} run{'s are' if missing > 1 else ' is'} missing."] * bool(missing)
+    return notes + fewer + absent + [s for p in parts for s in disagreements(p)]
 
+# %% ../nbs/13b_sheets.ipynb #2e84d497
 def _fewer_seeds(part: Part) -> list: # sentences
     "Rows that share only some of their seeds with the baseline."
     base = next((r for r in part.rows if r.name == part.baseline and r.runs), None)
@@ -229,7 +234,7 @@ def _fewer_seeds(part: Part) -> list: # sentences
     return [f"{r.name} and {base.name} are compared on the {both[r.name]} seed{'s' * (both[r.name] != 1)} that both have."
             for r in part.rows if both[r.name] < len(r.runs)]
 
-# %% ../nbs/13b_sheets.ipynb #a8db7d3e
+# %% ../nbs/13b_sheets.ipynb #39330d85
 def sheet_markdown(
     sheet: Sheet,
     link: Callable | None = None, # (cell) -> target of its link; None: no links
@@ -240,6 +245,7 @@ def sheet_markdown(
     rows = [flat.columns, ['---'] * flat.shape[1], *flat.itertuples(index=False)]
     return '\n'.join('| ' + ' | '.join(str(v).replace('|', r'\|') for v in r) + ' |' for r in rows)
 
+# %% ../nbs/13b_sheets.ipynb #83003044
 def sheet_csv(
     sheets: list,
     origins: dict, # key -> places, as text

@@ -102,16 +102,19 @@ def write_sources(
         (folder/f'{name}.yml').write_text(json.dumps(content))  # JSON is YAML
 
 
-# %% ../nbs/14a_site.ipynb #29fa9413
+# %% ../nbs/14a_site.ipynb #de6a1c96
 def build_site(
     out=None, # folder, replaced; None: reports/site
     store: Store | None = None, # records beside the committed ones
     notebooks: bool = True, # execute nbs/reports for the report
 ) -> Path: # the page to open first
     "The site, whole or not at all; raises `RuntimeError` with what Jupyter Book said if it cannot be built."
+    out = Path(out or project_root()/'reports'/'site')
+    empty = out.is_dir() and not any(out.iterdir())
+    if out.exists() and not empty and not (out/'searchindex.js').exists():
+        raise ValueError(f"{out} is no site, and is not replaced")
     missing = [name for name in ('jupyter_book', 'sphinx-mathjax-offline') if util.find_spec(name) is None]
     if missing: raise RuntimeError("the site needs Jupyter Book: pip install 'w2snb[site]'")
-    out = Path(out or project_root()/'reports'/'site')
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix='.site-') as d:
         write_sources(Path(d), store, notebooks)
@@ -121,7 +124,6 @@ def build_site(
         if said.returncode or not (built/'index.html').exists(): raise RuntimeError((said.stderr or said.stdout)[-2000:])
         problems = [l for l in said.stderr.splitlines() if 'WARNING' in l or 'ERROR' in l]
         if problems: print('\n'.join(p.replace(d, '') for p in problems), file=sys.stderr)
-        if out.exists() and not (out/'searchindex.js').exists(): raise ValueError(f"{out} is no site, and is not replaced")
         shutil.rmtree(out, ignore_errors=True)
         built.rename(out)
     return out/'index.html'

@@ -20,7 +20,7 @@ from .plans import Plan, duration, known_configs, make_plan, plan_jobs, read_sta
 from .records import Store
 from .tables import TABLES
 
-# %% ../nbs/12_sweep.ipynb #0908b9eb
+# %% ../nbs/12_sweep.ipynb #4793b257
 ENGINES = ('local', 'dask', 'shard')
 
 def plan(
@@ -30,13 +30,14 @@ def plan(
     *,
     shard: str | None = None, # 'i/n': the i-th of n parts, from 1
     store=None, # folder of records; None: `core.default_store`
-    together: int | None = None, # seeds in a job of probes; None: 10 on a GPU, else 1
+    together: int | None = None, # seeds in a job of probes; None: 10 on a GPU if there are no shards, else 1
     known=None, # folder of committed records that count as done
     **overrides, # of parameters.Parameters, or the methods' own
 ) -> Plan:
     "What a sweep would do; nothing is computed."
     store = Store(os.path.abspath(store or default_store()))
-    jobs = plan_jobs(requests(what, methods, seeds, store=str(store.folder), **overrides), together or (10 if gpu_count() else 1))
+    together = together or (10 if gpu_count() and not shard else 1)  # all machines must cut the same parts
+    jobs = plan_jobs(requests(what, methods, seeds, store=str(store.folder), **overrides), together)
     return make_plan(_part(jobs, shard), store, known and known_configs(known))
 
 # %% ../nbs/12_sweep.ipynb #bf873ab7
@@ -176,7 +177,7 @@ def assignments(
         except (ValueError, SyntaxError): return text
     return {k: value(v) for k, _, v in (w.partition('=') for w in words)}
 
-# %% ../nbs/12_sweep.ipynb #ab7effd4
+# %% ../nbs/12_sweep.ipynb #7faa5863
 def _parser() -> argparse.ArgumentParser:
     about = 'Compute the runs of a table or of experiments; called again, what is left.'
     p = argparse.ArgumentParser('w2snb_sweep', description=about)
@@ -187,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('--shard', metavar='i/n', help='only the i-th of n parts, 1/n to n/n: for job arrays')
     p.add_argument('--address', help='of a running Dask scheduler, as tcp://host:8786; default: a cluster on this machine')
     p.add_argument('--workers', type=int, help='jobs at a time; default: one for each GPU, else for each core')
-    p.add_argument('--together', type=int, help='seeds in a job of linear probes; default: 10 on a GPU, else 1')
+    p.add_argument('--together', type=int, help='seeds in a job of linear probes; default: 1, on a GPU without shards 10')
     p.add_argument('--store', help='folder of records; default: W2SNB_STORE, else reports/store')
     p.add_argument('--known', metavar='FOLDER', help='committed records that count as done, as reports/results')
     p.add_argument('--timeout', type=float, default=12 * 3600., help='seconds for one run, at most (default: %(default)g)')
@@ -199,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('--list', action='store_true', help='name all tables and experiments')
     return p
 
-# %% ../nbs/12_sweep.ipynb #f0a2c08d
+# %% ../nbs/12_sweep.ipynb #5097be27
 def _list() -> str:
     tables = [f'  {t.name:22} {t.title} ({len(t.experiments)} x {len(t.methods)} x {len(t.seeds)} runs)' for t in TABLES.values()]
     return '\n'.join(['tables (experiments x methods x seeds):', *tables, 'experiments:', *(f'  {e}' for e in EXPERIMENTS)])
@@ -214,6 +215,8 @@ def _command(words: list | None) -> int: # exit status
     if not names:
         if not a.status: raise ValueError("name a table or an experiment; w2snb_sweep --list names them all")
         return print(store_status(Store(os.path.abspath(a.store or default_store())))) or 0
+    if options := said.keys() & (vars(a).keys() | {'notebooks'}):
+        raise ValueError(f"{(k := min(options))}={said[k]}: this is an option here, see w2snb_sweep --help")
     asked = dict(shard=a.shard, store=a.store, known=a.known, together=a.together, **said)
     seeds = numbers(a.seeds) if a.seeds else None
     if a.dry_run or a.status: end = plan(names, methods, seeds, **asked)

@@ -110,12 +110,22 @@ register_table(Table('imagenet', "OpenAI's vision experiment",
                      tuple(f'imagenet_val-{s}_from_alexnet' for s in ('dino_resnet50', 'dino_vitb8')), ('soft_ce', 'log_conf'),
                      tuple(range(5)), 'soft_ce'));
 
-# %% ../nbs/11a_tables.ipynb #a9b5c52c
+# %% ../nbs/11a_tables.ipynb #60facb68
 _short = lambda name: name.removeprefix('cifar_')
 _pairs = tuple(f'cifar100-{_short(s)}_from_{_short(t)}' for t, s, _ in PAIRS)
 PUBLISHED = ('kd', 'aug_conf', 'acd')
 register_table(Table('cifar100_pairs', 'CIFAR-100, pairs of Guo et al. 2024', _pairs, PUBLISHED, tuple(range(5)), 'kd'))
+register_table(Table('cifar100_baselines', 'CIFAR-100, the pairs with the other distillation losses', _pairs,
+                     ('kd', 'fitnet', 'rkd', 'reviewkd', 'dkd'), tuple(range(5)), 'kd'))
 register_table(Table('cifar100_teacher_only', 'CIFAR-100, students that hear the teacher only',
                      tuple(f'{n}-teacher_only' for n in _pairs), ('soft_ce', *PUBLISHED[1:]), tuple(range(5)), 'soft_ce'))
 register_table(Table('cifar100_halves', 'CIFAR-100, pairs with disjoint halves', tuple(f'{n}-halves' for n in _pairs),
                      ('soft_ce', *PUBLISHED[1:]), tuple(range(5)), 'soft_ce'));
+
+# %% ../nbs/11a_tables.ipynb #b7b6ddac
+register_table(Table('cifar100_short', 'CIFAR-100, ResNet-56 from ResNet-20 in short form', ('cifar100-resnet56_from_resnet20',),
+                     PUBLISHED, (0, 1), 'kd', overrides=dict(recipe='crd', epochs=4, train_size=2000),
+                     results=('cifar100_short.jsonl',)))
+register_table(Table('cifar100_short_teacher_only', 'CIFAR-100, ResNet-56 that hears ResNet-20 only, in short form',
+                     ('cifar100-resnet56_from_resnet20-teacher_only',), ('soft_ce', *PUBLISHED[1:]), (0, 1), 'soft_ce',
+                     overrides=dict(recipe='crd', epochs=4, train_size=2000), results=('cifar100_short.jsonl',)));

@@ -167,7 +167,7 @@ def probe_images(
     if own: sets = [_within(s, split) for s, split in zip(sets, ('train', 'test'))]
     return sets, *_in_turn(*map(len, sets))
 
-# %% ../nbs/06c_tasks.ipynb #8d977bcf
+# %% ../nbs/06c_tasks.ipynb #1023e45f
 def load_probe(
     config: ProbeConfig,
     device: torch.device,
@@ -189,6 +189,8 @@ def load_probe(
     return ProbeTask(there(x[learn]), there(x[test]), there(weak_x[learn]), there(weak_x[test]), there(y[learn]), there(y[test]),
                      parts, classes, content_hash(named), key)
 
+
+# %% ../nbs/06c_tasks.ipynb #0cf26ae5
 def _teacher_says(config: ProbeConfig, sets: list, asking: dict) -> tuple[list, tuple]:
     "The teacher's features, or its logits from a file, for each set; the classes."
     if _is_file(config.teacher):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['mixed_ce', 'mixed_logits', 'LabelObjective', 'weight_range', 'WeakObjective', 'FeatureObjective', 'predict',
-           'batches', 'Fit', 'compiled', 'running_share', 'check_team', 'train', 'fit_logistic']
+           'batches', 'Fit', 'compiled', 'running_share', 'check_team', 'images_of', 'train', 'fit_logistic']
 
 # %% ../nbs/04_train.ipynb #12bf68a5
 import os, shutil, time
@@ -254,7 +254,7 @@ def _step(t: _Trainer, x: Tensor, index: Tensor, lr: float, progress: float, las
     t.optimizer.step()
     return t.team.sum(torch.as_tensor(total, device=x.device))
 
-# %% ../nbs/04_train.ipynb #96302aa3
+# %% ../nbs/04_train.ipynb #28240da8
 def _state(t: _Trainer) -> dict:
     "All that the next step depends on, but for the order of the images, which is drawn again."
     device = next(t.model.parameters()).device
@@ -271,9 +271,15 @@ def check_team(team: Team, recipe: Recipe, n: int) -> Team:
         raise ValueError(f"{team.size} processes, but a batch has {chunks} chunk{'s' * (chunks > 1)} of {recipe.bn_chunk} images")
     return team
 
-def _bar(title: str | None, images: int):
+def _bar(title: str | None, images: int, seen: int):
     "Progress in images per second; no title, no bar."
-    return tqdm(total=images, desc=title, unit=' images', unit_scale=True, disable=title is None, mininterval=1.)
+    return tqdm(total=images, initial=seen, desc=title, unit=' images', unit_scale=True, disable=title is None, mininterval=1.)
+
+def images_of(steps: int, recipe: Recipe, n: int) -> int:
+    "How many images so many steps see, of `n`; the last batch of a pass may be smaller."
+    per_pass = steps_per_epoch(recipe, n)
+    passes, rest = divmod(steps, per_pass)
+    return passes * min(n, per_pass * recipe.batch) + rest * min(n, recipe.batch)
 
 def _go_on_from(t: _Trainer, state: dict) -> tuple[int, dict]:
     "Be as if the steps up to a state had just been done; epochs and what came of them."
@@ -282,7 +288,7 @@ def _go_on_from(t: _Trainer, state: dict) -> tuple[int, dict]:
     if state['cuda'] is not None and torch.cuda.is_available(): torch.cuda.set_rng_state(state['cuda'])
     return state['epoch'], state['done']
 
-# %% ../nbs/04_train.ipynb #00494344
+# %% ../nbs/04_train.ipynb #0ee0dcee
 def train(
     model: nn.Module, # trained in place
     x: Tensor, # uint8 [n, h, w, channels], on the device
@@ -304,12 +310,11 @@ def train(
     team = check_team(join_team(x.device), recipe, len(x))
     trainer = _Trainer(model, objective, recipe, stats, precision, generator(seed, 'augmentation'), team, compile)
     source = batches(len(x), recipe.batch, total, generator(seed, 'order'), recipe.drop_last)
-    epoch, diverged, done = 0, False, dict(history={}, seen=0, seconds=0.)
-    with seeded(seed, 'dropout'), _bar(None if team.rank else title, total * min(recipe.batch, len(x))) as bar:
+    epoch, diverged, done, seen = 0, False, dict(history={}, seen=0, seconds=0.), state['done']['seen'] if state else 0
+    with seeded(seed, 'dropout'), _bar(None if team.rank else title, images_of(total, recipe, len(x)), seen) as bar:
         if state:
             epoch, done = _go_on_from(trainer, state)
             for _ in range(epoch * steps): next(source)
-            bar.update(done['seen'])
         while epoch < recipe.epochs and not diverged:
             start = time.perf_counter()
             bar.set_postfix_str(f'epoch {epoch + 1}/{recipe.epochs}', refresh=False)
