@@ -1,4 +1,5 @@
 """Two processes leave the record that one leaves which cuts its batches in the same chunks."""
+import os
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import torch
 from w2snb import experiments
 from w2snb.experiments import resolve, run
 from w2snb.locks import Busy, Lock, living
-from w2snb.processes import Team
+from w2snb.processes import Team, launch
 from w2snb.recipes import RECIPES
 from w2snb.records import Store
 from w2snb.train import check_team
@@ -44,9 +45,11 @@ def test_from_a_notebook(one, tmp_path):
     before = one["acd"].model_copy(update=dict(message="of a run long ago"))
     Store(tmp_path).put(before)
     code = CALL.format(store=str(tmp_path), save=True, what=WHAT | dict(method="acd", num_processes=2, force=True))
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    code = code.replace("torch.set_num_threads(1)", "torch.set_num_threads(2); torch.ones(999, 999) @ torch.ones(999, 999)")  # its threads are not its children's
+    alone = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300, env=alone)
     record = run(**WHAT, method="acd", num_processes=2, store=tmp_path, progress=False)
-    assert record.message == ""
+    assert record.message == "" and record.provenance["processes"] == 2
     same(record, one["acd"])
 
 
@@ -72,6 +75,14 @@ def test_a_team_waits_for_others(one, tmp_path, monkeypatch):
     held.clear()
     run(**WHAT, method="acd", num_processes=2, store=tmp_path, progress=False)
     assert not held and not living(tmp_path / "locks")  # all is there
+
+
+def test_what_failed_is_said(tmp_path):
+    """By this process if it can be known, else the last word of the one that failed."""
+    with pytest.raises(ValueError, match="resnet8 does not take images of 8x8x1"):
+        run("digits", student="resnet8", num_processes=2, store=tmp_path, progress=False)
+    with pytest.raises(RuntimeError, match="a process of the team failed: ZeroDivisionError"):
+        launch(lambda: 1 // 0, 2, cpu=True)
 
 
 def test_refusals():
