@@ -224,7 +224,7 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size: return f'{seconds / size:.0f} {unit}'
     return f'{seconds:.0f} s'
 
-# %% ../nbs/11b_plans.ipynb #e198686c
+# %% ../nbs/11b_plans.ipynb #f01c9408
 def make_plan(
     jobs: list, # of `plan_jobs`
     store: Store,
@@ -236,7 +236,8 @@ def make_plan(
     if known: done |= {r.key for j in jobs for r in j.runs if content_hash(resolve(**r.given).plain()) in known}
     failed, busy = (keys & state.ids) - done, living(store.folder/'locks', 'job-')
     running = {r.key for j in jobs if f'job-{j.name}' in busy for r in j.runs} - done - failed
-    left = [r.given['experiment'] for j in jobs for r in j.runs if r.key not in done | failed]
+    settled = done | failed
+    left = [r.given['experiment'] for j in jobs for r in j.runs if r.key not in settled]
     past = past_seconds(store, set(left))
     seconds = sum(past[e] for e in left) if left and all(e in past for e in left) else None
     return Plan(jobs, done, failed, running, seconds)
