@@ -137,3 +137,21 @@ def test_a_notebook_that_hangs_is_stopped(tmp_path):
         time.sleep(0.2)
     else:
         pytest.fail("the kernel is still running")
+
+
+def test_one_table_that_cannot_be_made(tmp_path, monkeypatch, capsys):
+    """Runs on different images do not get into one line, and the other tables are made; a damaged file is named."""
+    (base,) = [r for r in read_records(project_root() / "reports" / "results" / "digits.jsonl") if (r.method, r.seed) == ("kd", 100)][:1]
+    store = Store(tmp_path)
+    for seed, data in enumerate(("these", "those")):
+        params = resolve("digits", "kd", seed=seed).plain()
+        about = base.provenance | dict(data=data, result_versions=dict(data=1))
+        store.put(base.model_copy(update=dict(id=content_hash(params), seed=seed, params=params, provenance=about)))
+    store.path("0" * 16).write_text("{")
+    monkeypatch.setitem(TABLES, "odd", replace(TABLES["digits_losses"], name="odd", methods=("kd",), seeds=(0, 1), baseline=None))
+    made = all_sheets(["odd", "digits_labels"], store)
+    assert not made["odd"] and made["digits_labels"]
+    said = capsys.readouterr().err
+    assert "odd is left out: digits was computed on different images" in said and "damaged, and counted as missing: 0000000000000000.json;" in said
+    (a, b) = [p for p in find_parts("digits", store) if "data and code" in p.altered]
+    assert a.rows[0].seeds != b.rows[0].seeds

@@ -161,7 +161,7 @@ def _contents(chapters: dict) -> str: # anchor -> title
     return '<nav><ul>\n' + '\n'.join(f'<li><a href="#{k}">{t}</a></li>' for k, t in chapters.items()) + '\n</ul></nav>\n'
 
 
-# %% ../nbs/13d_regenerate.ipynb #18e670d1
+# %% ../nbs/13d_regenerate.ipynb #e5c3adf0
 def all_sheets(
     names: list | None = None, # keys of `TABLES` or of `EXPERIMENTS`; None: all tables
     store: Store | None = None, # looked into for what is not committed; None: committed records only
@@ -169,6 +169,9 @@ def all_sheets(
     "Several tables, the store listed once."
     for n in names or (): check_choice(n, [*TABLES, *EXPERIMENTS], 'table')
     index = store_index(store) if store else None
+    if index is not None and len(bad := index[index['status'] == 'damaged']):
+        print(f"{shown_path(store.folder)}: damaged, and counted as missing: {', '.join(f'{id}.json' for id in bad.index[:5])}"
+              f"{' and others' * (len(bad) > 5)}; delete them, and a sweep computes them again", file=sys.stderr)
     made = {n: _sheets_or_reason(n, store, index) for n in names or TABLES}
     something = lambda s: (s.texts.drop(columns='n') != '-').any(axis=None)
     return {n: sheets if any(map(something, sheets)) else [] for n, sheets in made.items()}
