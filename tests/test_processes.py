@@ -15,7 +15,7 @@ from w2snb.records import Store
 from w2snb.train import check_team
 
 WHAT = dict(experiment="digits-cnn_from_cnn", epochs=3, device="cpu")
-CALL = "import torch; torch.set_num_threads(1); from w2snb.experiments import run; run(store={store!r}, progress=False, save={save}, **{what!r})"
+CALL = "import torch; torch.set_num_threads({threads}); torch.ones(999, 999) @ torch.ones(999, 999); from w2snb.experiments import run; run(store={store!r}, progress=False, save={save}, **{what!r})"
 
 
 def close(a, b, eps=2e-3):
@@ -44,8 +44,7 @@ def test_from_a_notebook(one, tmp_path):
     """Under force, too, and then the record is a new one."""
     before = one["acd"].model_copy(update=dict(message="of a run long ago"))
     Store(tmp_path).put(before)
-    code = CALL.format(store=str(tmp_path), save=True, what=WHAT | dict(method="acd", num_processes=2, force=True))
-    code = code.replace("torch.set_num_threads(1)", "torch.set_num_threads(2); torch.ones(999, 999) @ torch.ones(999, 999)")  # its threads are not its children's
+    code = CALL.format(threads=2, store=str(tmp_path), save=True, what=WHAT | dict(method="acd", num_processes=2, force=True))  # its threads are not its children's
     alone = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300, env=alone)
     record = run(**WHAT, method="acd", num_processes=2, store=tmp_path, progress=False)
@@ -55,7 +54,7 @@ def test_from_a_notebook(one, tmp_path):
 
 def test_accelerate_launch(one, tmp_path):
     script = tmp_path / "run.py"
-    script.write_text(CALL.format(store=str(tmp_path), save=True, what=WHAT | dict(method="kd", num_processes=2)))
+    script.write_text(CALL.format(threads=1, store=str(tmp_path), save=True, what=WHAT | dict(method="kd", num_processes=2)))
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     subprocess.run([*command, str(script)], check=True, timeout=300)
     assert len(list(tmp_path.glob("*.json"))) == 1

@@ -107,11 +107,13 @@ def test_several_at_once(expected, tmp_path, monkeypatch):
     monkeypatch.setenv("W2SNB_TEST_LOG", str(log))
     store = tmp_path / "store"
     asked = [["soft_ce", "acd"], ["soft_ce", "acd"], ["acd", "soft_ce"]]
-    crowd = [threading.Thread(target=sweep, args=("digits", m, [0, 1]), kwargs=dict(store=store, workers=1, notebooks=False, progress=False, **SHORT)) for m in asked]
+    ended = []
+    crowd = [threading.Thread(target=lambda m=m: ended.append(sweep("digits", m, [0, 1], store=store, workers=1, notebooks=False, progress=False, **SHORT))) for m in asked]
     for t in crowd:
         t.start()
     for t in crowd:
         t.join(300)
+    assert [len(plan.done) for plan in ended] == [4] * 3
     records = [line for line in log.read_text().splitlines() if line.endswith(".json")]
     assert len(records) == len(set(records)) == 4
     assert {r.id: result(r) for r in Store(store).records()} == {id: r for id, r in expected.items() if id != "store"}

@@ -217,7 +217,7 @@ def run_many(
         records.append(_one(here, save, said.force))
     return records
 
-# %% ../nbs/11_experiments.ipynb #a6501d56
+# %% ../nbs/11_experiments.ipynb #e9dbbb7a
 def _by_team(configs: list, store: Store, said, start: Callable) -> float: # seconds a run
     "Start a team while nobody else computes a run or a network it will; if nothing is left to do, it does nothing."
     store.check_writable()
@@ -236,7 +236,9 @@ def _by_team(configs: list, store: Store, said, start: Callable) -> float: # sec
             if said.force or not store.fit_path(id).exists(): claims.take(f'fit-{id}')
         began = time.perf_counter()
         try: start()
-        except KeyboardInterrupt: raise KeyboardInterrupt("stopped; the same call goes on from the last checkpoint") from None
+        except KeyboardInterrupt:
+            how = "with force=True the next call starts anew" if said.force else "the same call goes on from the last checkpoint"
+            raise KeyboardInterrupt(f"stopped; {how}") from None
         return (time.perf_counter() - began) / len(left)
     return _with_claims(store, claimed)
 

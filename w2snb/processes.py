@@ -62,7 +62,7 @@ def is_first() -> bool:
     group = torch.distributed
     return group.get_rank() == 0 if group.is_available() and group.is_initialized() else os.environ.get('RANK', '0') == '0'
 
-# %% ../nbs/03f_processes.ipynb #ee6b87bb
+# %% ../nbs/03f_processes.ipynb #a5d50806
 def join_team(
     device: torch.device,
 ) -> Team:
@@ -85,12 +85,11 @@ def launch(
 ):
     "Run a function in several processes on this machine and wait for all of them."
     from accelerate import debug_launcher, notebook_launcher
-    from torch.multiprocessing.spawn import ProcessRaisedException
     if not cpu and torch.cuda.is_initialized():
         raise RuntimeError("this process has used a GPU, and several cannot be started from it any more; restart the kernel "
                            "and begin with this run, or use `accelerate launch`")
     try:
         if cpu: debug_launcher(_alone, args=(function,), num_processes=num_processes)
-        else: notebook_launcher(function, num_processes=num_processes)
-    except (ProcessRaisedException, RuntimeError) as e:
+        else: notebook_launcher(_alone, args=(function,), num_processes=num_processes)
+    except Exception as e:
         raise RuntimeError(f"a process of the team failed: {str(e).strip().splitlines()[-1]}") from e

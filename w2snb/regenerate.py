@@ -177,7 +177,7 @@ def all_sheets(
     return {n: sheets if any(map(something, sheets)) else [] for n, sheets in made.items()}
 
 
-# %% ../nbs/13d_regenerate.ipynb #a6c7bd3f
+# %% ../nbs/13d_regenerate.ipynb #f74d541f
 def _sheets_or_reason(name: str, store: Store | None, index) -> list: # of `Sheet`
     "A table; one that cannot be made is no reason to make no other, and says why."
     try: return table_sheets(name, store, index)
@@ -198,6 +198,8 @@ def report(
     out, made = Path(out or root/'reports'/'report'), all_sheets(names, store) if made is None else made
     set_style()
     shown = {n: s for n, s in made.items() if s}
+    for n in made.keys() - shown.keys():  # files of an earlier report
+        for old in [*(out/'tables').glob(f'{n}.*'), *(out/'figures').glob(f'{n}-students.*')]: old.unlink()
     chapters = {n: _chapter(n, s, write_table(n, s, out)) for n, s in shown.items()}
     told = _run_all(root/'nbs'/'reports', out/'notebooks', timeout) if (names is None if notebooks is None else notebooks) else {}
     return write_atomic(out/'report.html', _page(chapters, told, shown, [n for n in made if n not in shown]))
@@ -206,7 +208,7 @@ def _run_all(source: Path, out: Path, timeout: float) -> dict: # name -> execute
     return {p.stem: run_notebook(p, out/p.name, timeout) for p in sorted(source.glob('*.ipynb'))}
 
 
-# %% ../nbs/13d_regenerate.ipynb #37957fa0
+# %% ../nbs/13d_regenerate.ipynb #279ed9c6
 def _page(chapters: dict, told: dict, shown: dict, empty: list) -> str:
     "All of it as one page."
     sheets = [s for ss in shown.values() for s in ss]
@@ -214,7 +216,7 @@ def _page(chapters: dict, told: dict, shown: dict, empty: list) -> str:
     first = {n: heading(nb) for n, nb in told.items()}
     contents = ({'how-to-read-it': 'How to read it'} | {slug(n): TABLES[n].title if n in TABLES else n for n in chapters}
                 | {f'notebook-{n}': t for n, t in first.items()} | {'records': 'Where the numbers come from'})
-    missing = f"<p>No run is there yet of: {', '.join(empty)}.</p>\n" * bool(empty)
+    missing = f"<p>No run is there yet, or none that could stand in one table, of: {', '.join(empty)}.</p>\n" * bool(empty)
     body = ['<h1>Weak-to-strong generalization in vision: results</h1>\n', missing, _contents(contents),
             '<h2 id="how-to-read-it">How to read it</h2>\n', to_html(READING), *chapters.values()]
     body += [f'<div id="notebook-{n}">{notebook_html(nb, n)}</div>\n' for n, nb in told.items()]

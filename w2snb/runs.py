@@ -113,18 +113,26 @@ def source_of_added(thing) -> str | None:
     try: return inspect.getsource(thing)
     except (OSError, TypeError): return repr(thing)  # holds an address: known within this process only
 
-# %% ../nbs/05c_runs.ipynb #77a05c9b
+# %% ../nbs/05c_runs.ipynb #c89b1c89
 def _code_text(code) -> str:
     "A function's instructions and constants: unlike its source text, always at hand."
     constants = [_code_text(c) if hasattr(c, 'co_code') else c for c in code.co_consts]
     return repr((code.co_code, code.co_names, constants))
 
+def _content(cell):
+    "What a function took along from where it was made; None where it was not there yet."
+    try: return cell.cell_contents
+    except ValueError: return None
+
 def _function_text(f, outer: tuple = ()) -> str:
     "What a function does, its default values and what it took along from where it was made."
     if f in outer: return f.__name__  # it calls itself
-    taken = [cell.cell_contents for cell in f.__closure__ or ()]
-    taken = [_function_text(v, (*outer, f)) if hasattr(v, '__code__') else v for v in taken]
-    return repr((_code_text(f.__code__), f.__defaults__, f.__kwdefaults__, taken))
+    def named(v):
+        if hasattr(v, '__code__'): return _function_text(v, (*outer, f))
+        return f'{v.__module__}.{v.__qualname__}' if hasattr(v, '__qualname__') else v  # not by its address
+    taken = [_content(cell) for cell in f.__closure__ or ()]
+    given = [*(f.__defaults__ or ()), *sum(sorted((f.__kwdefaults__ or {}).items()), ())]
+    return repr((_code_text(f.__code__), [named(v) for v in given], [named(v) for v in taken]))
 
 # %% ../nbs/05c_runs.ipynb #e34e9ad2
 def check_runnable(config: Config, task: Task):

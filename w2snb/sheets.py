@@ -225,14 +225,16 @@ def _notes(parts: list, what: str) -> list:
     absent = [f"{missing} run{'s are' if missing > 1 else ' is'} missing."] * bool(missing)
     return notes + fewer + absent + [s for p in parts for s in disagreements(p)]
 
-# %% ../nbs/13b_sheets.ipynb #2e84d497
+# %% ../nbs/13b_sheets.ipynb #cc4b1fa8
 def _fewer_seeds(part: Part) -> list: # sentences
     "Rows that share only some of their seeds with the baseline."
     base = next((r for r in part.rows if r.name == part.baseline and r.runs), None)
     if base is None: return []
     both = {r.name: len(r.runs.keys() & base.runs.keys()) for r in part.rows}
-    return [f"{r.name} and {base.name} are compared on the {both[r.name]} seed{'s' * (both[r.name] != 1)} that both have."
-            for r in part.rows if both[r.name] < len(r.runs)]
+    def said(r):
+        if not both[r.name]: return f"{r.name} and {base.name} have no seed in common and are not compared."
+        return f"{r.name} and {base.name} are compared on the {both[r.name]} seed{'s' * (both[r.name] > 1)} that both have."
+    return [said(r) for r in part.rows if both[r.name] < len(r.runs)]
 
 # %% ../nbs/13b_sheets.ipynb #39330d85
 def sheet_markdown(

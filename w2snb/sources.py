@@ -6,7 +6,7 @@
 __all__ = ['OWN', 'Origin', 'committed_runs', 'Row', 'Part', 'changes', 'made_of', 'row_name', 'altered', 'table_parts',
            'experiment_parts', 'find_parts', 'Told', 'published_for']
 
-# %% ../nbs/13a_sources.ipynb #995b2e67
+# %% ../nbs/13a_sources.ipynb #94bfdbaa
 import csv, functools
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from typing import NamedTuple
 from .core import check_choice, content_hash, project_root, shown_path
 from .experiments import EXPERIMENTS, resolve
 from .index import find_records, store_index
+from .recipes import RECIPES
 from .records import Record, Store, read_records
 from .reports import setting
 from .tables import TABLES, Table, table_settings
@@ -69,7 +70,7 @@ class Part:
     rows: list
     baseline: str | None = None # name of the row the others are held against
 
-# %% ../nbs/13a_sources.ipynb #1df50c00
+# %% ../nbs/13a_sources.ipynb #0fc4d8b5
 OWN = ('lr', 'weight_decay') # chosen for a method; of a probe
 
 def _flat(params: dict) -> dict:
@@ -84,6 +85,7 @@ def changes(
     "What differs from the experiment as it is registered."
     if params['experiment'] not in EXPERIMENTS: return {}
     standard = _flat(_standard(params['experiment'], params['method']))
+    if params.get('recipe') in RECIPES: standard |= RECIPES[params['recipe']].plain()  # another one is named, not spelt out
     return {k: v for k, v in _flat(params).items() if v != standard.get(k)}
 
 @functools.cache
@@ -122,7 +124,7 @@ def _row(experiment: str, wanted: dict, table: Table) -> tuple[Row, list]:
     return Row(row_name(_Planned(plans[0]['method'], plans[0])), plans[0], table.seeds, {}), [content_hash(p) for p in plans]
 
 
-# %% ../nbs/13a_sources.ipynb #2fc62a13
+# %% ../nbs/13a_sources.ipynb #d2f8d7d4
 def table_parts(
     table: Table,
     store: Store | None = None, # looked into for what is not committed; None: only committed results count
@@ -160,7 +162,7 @@ def _check_alike(part: Part):
     if len(kinds) > 1:
         a, b = sorted(o.place for o in kinds.values())[:2]
         raise ValueError(f"{part.experiment} was computed on different images or by different versions of the code, as in {a} "
-                         f"and {b}: keep one kind in the store; `w2snb_report {part.experiment}` shows each by itself")
+                         f"and {b}: keep one kind; `w2snb_report {part.experiment}` shows those of the store apart")
 
 # %% ../nbs/13a_sources.ipynb #7db3d21c
 def experiment_parts(
