@@ -70,7 +70,7 @@ class Part:
     rows: list
     baseline: str | None = None # name of the row the others are held against
 
-# %% ../nbs/13a_sources.ipynb #0fc4d8b5
+# %% ../nbs/13a_sources.ipynb #3a2f60d3
 OWN = ('lr', 'weight_decay') # chosen for a method; of a probe
 
 def _flat(params: dict) -> dict:
@@ -101,6 +101,7 @@ def made_of(record: Record) -> str: # empty where an old record does not say
 def _said(changed: dict) -> str:
     return ', '.join(f'{k}={v:g}' if isinstance(v, float) else f'{k}={v}' for k, v in changed.items())
 
+# %% ../nbs/13a_sources.ipynb #17069da6
 def row_name(
     record, # a `Record`, or anything with `method` and `params`
 ) -> str: # e.g. 'AdaptConf(tau=2), lr=0.0001'
