@@ -6,8 +6,9 @@ from w2snb.core import resolve_device
 from w2snb.experiments import EXPERIMENTS, resolve, run
 from w2snb.records import read_records
 from w2snb.runs import load_task, run_id
+from w2snb.tables import TABLES, table_configs
 
-FILES = sorted((ROOT / "reports" / "results").glob("*.jsonl"))
+FILES = sorted((ROOT / "reports" / "results").glob("digits*.jsonl"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
@@ -22,6 +23,17 @@ def test_ids_are_those_of_the_present_code(path):
         assert run_id(config, tasks[place]) == r.id
     assert len({r.id for r in records}) == len(records)
     assert len({r.provenance["commit"] for r in records}) == 1 and "+changes" not in records[0].provenance["commit"]
+
+
+@pytest.mark.real_data
+def test_ids_of_trained_networks():
+    """Those of the table, by the images themselves."""
+    records = read_records(ROOT / "reports" / "results" / "cifar100_short.jsonl")
+    configs = table_configs(TABLES["cifar100_short"])
+    task = load_task(configs[0], resolve_device("cpu"))
+    assert {c.teacher_seed for c in configs} == {0}
+    assert sorted(run_id(c, task) for c in configs) == sorted(r.id for r in records)
+    assert {r.provenance["data"] for r in records} == {task.key} and all("+changes" not in r.provenance["commit"] for r in records)
 
 
 def test_metrics_are_those_of_the_present_code(tmp_path):
