@@ -234,21 +234,16 @@ class Told(NamedTuple):
     def key(self) -> str: return f'p-{content_hash(self.place, 10)}'
 
 
-# %% ../nbs/13a_sources.ipynb #e2665644
+# %% ../nbs/13a_sources.ipynb #39c4cc63
 def published_for(
     params: dict, # resolved configuration of a row
     role: str, # 'teacher', 'student alone', 'ceiling', or the name of a method
 ) -> list: # of `Told`; empty where the run is not the one that was published
     "Published numbers that belong beside a row: only beside the experiment as registered, the method at its registered setting."
     e, free = params['experiment'], ('seed', 'teacher_seed', 'precision')
-    standard = _standard_of(e, params['method'])
-    if standard is None or any(params.get(k) != v for k, v in standard.items() if k not in free): return []
+    standard = _standard(e, params['method']) if e in EXPERIMENTS else {}
+    if any(params.get(k) != v for k, v in standard.items() if k not in free): return []
     return [t for quantity, t in _published_rows(e) if quantity == role]
-
-def _standard_of(experiment: str, method: str) -> dict | None: # None: it cannot be run
-    "An experiment as registered, with a method."
-    try: return resolve(experiment, method).plain() if experiment in EXPERIMENTS else {}
-    except ValueError: return None
 
 @functools.cache
 def _published_rows(experiment: str) -> list:

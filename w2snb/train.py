@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['mixed_ce', 'mixed_logits', 'LabelObjective', 'weight_range', 'WeakObjective', 'FeatureObjective', 'predict',
-           'batches', 'Fit', 'compiled', 'running_share', 'check_team', 'images_of', 'train', 'fit_logistic']
+           'batches', 'Fit', 'compiled', 'running_share', 'check_team', 'train', 'fit_logistic']
 
 # %% ../nbs/04_train.ipynb #12bf68a5
 import os, shutil, time
@@ -131,7 +131,7 @@ class FeatureObjective:
         "Stop listening to the networks."
         for t in self.taps: t.remove()
 
-# %% ../nbs/04_train.ipynb #292495ff
+# %% ../nbs/04_train.ipynb #20bc0d00
 @torch.inference_mode()
 def predict(
     model: nn.Module,
@@ -142,7 +142,8 @@ def predict(
     evaluation: str = 'plain', # a key of augmentation.EVALUATIONS: how clean images are shown
 ) -> Tensor: # logits [n, c], float32, on the same device
     "Logits of clean images, in evaluation mode."
-    was, batch, _ = model.training, batch or (2048 if x.is_cuda else 256), model.eval()
+    was, batch = model.training, batch or (2048 if x.is_cuda else 256)
+    model.eval()
     def show(b): return normalise(EVALUATIONS[evaluation](to_float(b)), **stats)
     with autocast(x.device, precision): out = torch.cat([model(show(b)).float() for b in x.split(batch)])
     model.train(was)
@@ -254,7 +255,7 @@ def _step(t: _Trainer, x: Tensor, index: Tensor, lr: float, progress: float, las
     t.optimizer.step()
     return t.team.sum(torch.as_tensor(total, device=x.device))
 
-# %% ../nbs/04_train.ipynb #28240da8
+# %% ../nbs/04_train.ipynb #71b97dc6
 def _state(t: _Trainer) -> dict:
     "All that the next step depends on, but for the order of the images, which is drawn again."
     device = next(t.model.parameters()).device
@@ -275,7 +276,7 @@ def _bar(title: str | None, images: int, seen: int):
     "Progress in images per second; no title, no bar."
     return tqdm(total=images, initial=seen, desc=title, unit=' images', unit_scale=True, disable=title is None, mininterval=1.)
 
-def images_of(steps: int, recipe: Recipe, n: int) -> int:
+def _images_of(steps: int, recipe: Recipe, n: int) -> int:
     "How many images so many steps see, of `n`; the last batch of a pass may be smaller."
     per_pass = steps_per_epoch(recipe, n)
     passes, rest = divmod(steps, per_pass)
@@ -288,7 +289,7 @@ def _go_on_from(t: _Trainer, state: dict) -> tuple[int, dict]:
     if state['cuda'] is not None and torch.cuda.is_available(): torch.cuda.set_rng_state(state['cuda'])
     return state['epoch'], state['done']
 
-# %% ../nbs/04_train.ipynb #0ee0dcee
+# %% ../nbs/04_train.ipynb #cd851f79
 def train(
     model: nn.Module, # trained in place
     x: Tensor, # uint8 [n, h, w, channels], on the device
@@ -311,7 +312,7 @@ def train(
     trainer = _Trainer(model, objective, recipe, stats, precision, generator(seed, 'augmentation'), team, compile)
     source = batches(len(x), recipe.batch, total, generator(seed, 'order'), recipe.drop_last)
     epoch, diverged, done, seen = 0, False, dict(history={}, seen=0, seconds=0.), state['done']['seen'] if state else 0
-    with seeded(seed, 'dropout'), _bar(None if team.rank else title, images_of(total, recipe, len(x)), seen) as bar:
+    with seeded(seed, 'dropout'), _bar(None if team.rank else title, _images_of(total, recipe, len(x)), seen) as bar:
         if state:
             epoch, done = _go_on_from(trainer, state)
             for _ in range(epoch * steps): next(source)
