@@ -8,7 +8,7 @@ __all__ = ['STREAMS', 'PRECISIONS', 'RESULT_VERSION', 'CODE', 'check_choice', 's
            'cache_folder', 'default_store', 'shown_path', 'stale_modules', 'code_hashes', 'changed_since', 'provenance']
 
 # %% ../nbs/00_core.ipynb #7de824df
-import contextlib, difflib, functools, hashlib, json, os, platform, re, subprocess, tempfile
+import contextlib, difflib, functools, hashlib, json, os, platform, re, secrets, subprocess
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -131,22 +131,17 @@ def write_atomic(
     "Write a file so that its name never stands for half of its content."
     path = Path(path)
     data = data.encode() if isinstance(data, str) else data
-    temporary = None
+    temporary, made = path.with_name(f'.{path.name}.{secrets.token_hex(4)}'), False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f'.{path.name}.', delete=False) as f:
-            temporary = f.name
+        with open(temporary, 'xb') as f:  # with the permissions of any new file
+            made = True
             f.write(data); f.flush(); os.fsync(f.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as e:
-        if temporary: Path(temporary).unlink(missing_ok=True)
+        if made: temporary.unlink(missing_ok=True)
         raise OSError(f"cannot write {path}: {e.strerror or e}") from None
     return path
-
-def _umask():
-    mask = os.umask(0); os.umask(mask)
-    return mask
 
 # %% ../nbs/00_core.ipynb #5df69c64
 def project_root(
