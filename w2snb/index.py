@@ -10,27 +10,25 @@ import io, os
 from pathlib import Path
 
 import pandas as pd
-import pydantic_core
 
 from .core import content_hash, write_atomic
-from .records import Record, Store
+from .records import Store, parse_stored
 
 # %% ../nbs/05f_index.ipynb #bbfde29c
 METRICS = ('teacher', 'student', 'student_best', 'student_alone', 'ceiling', 'pgr')  # fractions
 FACTS = ('experiment', 'method', 'seed', 'status', 'message', 'seconds')
 
 def _line(id: str, data: bytes) -> dict:
-    "What the index says of one file; the record is validated only when it is used."
-    try:
-        r = pydantic_core.from_json(data)
-        if r['id'] != id or r.keys() != _KEYS: raise ValueError(f"it holds the id {r['id']}" if r['id'] != id else 'other fields')
-        return dict(id=id, config=content_hash(r['params']), date=r['provenance'].get('date', ''), **{k: r[k] for k in FACTS},
-                    **{k: r['metrics'].get(k) for k in METRICS})
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        return dict(id=id, config='', date='', experiment='', method='', seed=-1, status='damaged',
-                    message=f'{id}.json is not a valid record ({str(e).splitlines()[0]})', seconds=0., **dict.fromkeys(METRICS))
+    "What the index says of one file."
+    try: r = parse_stored(id, data, f'{id}.json')
+    except ValueError as e: return _damaged(id, str(e))
+    return dict(id=id, config=content_hash(r.params), date=r.provenance['date'], **{k: getattr(r, k) for k in FACTS},
+                **{k: r.metrics.get(k) for k in METRICS})
 
-_KEYS = {f.alias or name for name, f in Record.model_fields.items()}
+def _damaged(id: str, message: str) -> dict:
+    "The line of a file that holds no record."
+    return dict(id=id, config='', date='', experiment='', method='', seed=-1, status='damaged', message=message, seconds=0.,
+                **dict.fromkeys(METRICS))
 
 # %% ../nbs/05f_index.ipynb #fa1bc0f8
 STAMP = ['changed', 'size', 'inode']  # of a file: when it is the same, so is the record
@@ -49,9 +47,8 @@ def _stamps(folder: Path) -> pd.DataFrame: # by id
 def index_path(
     store: Store,
 ) -> Path:
-    "Where the index of a store is kept; the number is that of its layout."
-    return store.folder/'index'/'records-1.parquet'
-
+    "Where the index of a store is kept; the number is that of its layout, and of the rules by which a file is a record."
+    return store.folder/'index'/'records-2.parquet'
 
 # %% ../nbs/05f_index.ipynb #59cce023
 def _stored(path: Path) -> pd.DataFrame: # by id
@@ -80,11 +77,12 @@ def store_index(
     for id, *stamp in now.drop(known.index).itertuples():
         try: lines.append(_line(id, store.path(id).read_bytes()) | dict(zip(STAMP, stamp)))
         except FileNotFoundError: pass  # deleted meanwhile
+        except OSError as e:
+            lines.append(_damaged(id, f'{id}.json is not a valid record ({e.strerror})') | dict(zip(STAMP, stamp)))
     new = _frame(lines)
     frame = pd.concat([part for part in (known, new) if len(part)] or [new]).sort_index()
     if save and (lines or len(known) < len(then)): _keep(frame, index_path(store))
     return frame.drop(columns=STAMP)
-
 
 # %% ../nbs/05f_index.ipynb #1647067f
 def _keep(frame: pd.DataFrame, path: Path):

@@ -100,8 +100,13 @@ def _odd_history(r) -> str | None:
 def _null_for_nan(value):
     "Plain JSON: numbers that are not finite become None, deep down."
     if isinstance(value, dict): return {k: _null_for_nan(v) for k, v in value.items()}
-    if isinstance(value, list): return [_null_for_nan(v) for v in value]
+    if isinstance(value, list): return value if _all_finite(value) else [_null_for_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+def _all_finite(values: list) -> bool:
+    "Whether these are numbers, and all finite: the usual case, in which nothing has to be copied."
+    try: return math.isfinite(math.fsum(values))
+    except (TypeError, ValueError, OverflowError): return False
 
 class Record(BaseModel):
     "One run: experiment x method x seed. Raises `ValueError` where it is at odds with itself."

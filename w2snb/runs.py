@@ -26,7 +26,7 @@ from .losses import get_method, method_loss
 from .models import build_model, feature_shapes, pair_maps, placed
 from .networks import NETWORKS
 from .processes import in_team, is_first, team_size
-from .records import Record, Store, shared_fit
+from .records import Record, Store, shared_fit, stored_fit
 from .recipes import Recipe, peak_rate, steps_per_epoch
 from .train import FeatureObjective, Fit, LabelObjective, WeakObjective, compiled, fit_logistic, predict, train
 
@@ -218,13 +218,14 @@ def locked(store: Store, name: str):
 
 def _kept_fit(run: Run, id: str, build, make, force: bool) -> Fit:
     "A network from the store, or trained now from where it was left; `make` takes the network and its checkpoints."
-    checkpoints, there = Checkpoints(run.store.fit_path(id).with_suffix('.steps')), run.store.fit_path(id).exists()
-    idle = there and not force and not checkpoints.files()  # nothing to train and nothing to tidy up
+    checkpoints = Checkpoints(run.store.fit_path(id).with_suffix('.steps'))
+    idle = not force and not checkpoints.files()  # nothing to tidy up, and nothing to train if it is there
+    if idle and (fit := stored_fit(run.store, id, build)): return fit
     try:
-        with contextlib.nullcontext() if idle else locked(run.store, f'fit-{id}'):
+        with locked(run.store, f'fit-{id}'):
             if force: checkpoints.clear()  # by all processes of a team, before any of them writes
             fit = shared_fit(run.store, id, build, lambda model: make(model, checkpoints), force)
-            if not idle and is_first(): checkpoints.clear()
+            if is_first(): checkpoints.clear()
     except KeyboardInterrupt:
         kept = checkpoints.files()
         epoch = f"after epoch {int(kept[0].stem.split('-')[1])}" if kept and not force else "at the networks that were done"
