@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'CHOSEN', 'GOLD', 'DIGITS', 'PAIRS', 'PROBES', 'NO_IMAGENET', 'DIGITS_PROBE', 'Experiment',
-           'register_experiment', 'resolve', 'run_many', 'run', 'recommend', 'label_images', 'published']
+           'register_experiment', 'resolve', 'run_many', 'run', 'recommend', 'label_images', 'published',
+           'is_as_registered']
 
 # %% ../nbs/11_experiments.ipynb #bd0dc568
-import csv, time, warnings
+import csv, json, time, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from numbers import Integral
@@ -15,10 +16,10 @@ from numbers import Integral
 import pandas as pd
 import torch
 
-from .core import changed_since, check_choice, default_store, project_root, resolve_device
+from .core import changed_since, check_choice, default_store, project_root, resolve_device, shown_path
 from .data import data_folder
 from .locks import Busy, Claims
-from .losses import Method, get_method
+from .losses import METHODS, Method, get_method
 from .models import check_network
 from .parameters import check_parameters
 from .protocols import (COMPARED, ProbeExperiment, choose, relabel, resolve_probe, run_probes, run_trials,
@@ -245,10 +246,10 @@ def _by_team(configs: list, store: Store, said, start: Callable) -> float: # sec
 def _one(run: Run, save: bool, force: bool) -> Record:
     "One run, from the store if it is there."
     id = run_id(run.config, run.task)
-    if not force and (found := _found(run.store, id, run.progress)): return found
+    if not force and (found := _found(run.store, id, run.progress, run.config)): return found
     run.store.check_writable()
     with locked(run.store, f'run-{id}'):
-        if not force and (found := _found(run.store, id, run.progress)): return found  # computed while we waited
+        if not force and (found := _found(run.store, id, run.progress, run.config)): return found  # computed while we waited
         record = compute(run, id)
         if save and is_first(): run.store.put(record)
     return record
@@ -272,10 +273,15 @@ def _with_claims(store: Store, act: Callable):
         busy.wait()
 
 # %% ../nbs/11_experiments.ipynb #4f6c193e
-def _found(store: Store, id: str, progress: bool) -> Record | None:
+def _found(store: Store, id: str, progress: bool, config: Config | None = None) -> Record | None:
     "A finished record, with a warning if the code has changed since; a user's own loss is never taken from the store."
     record = store.get(id)
-    if record is None or record.status == 'failed' or not get_method(record.method).builtin: return None
+    if record is None or record.status == 'failed': return None
+    known = record.method in METHODS
+    if not known or config and record.params != json.loads(json.dumps(config.plain())):
+        reason = "its params are not those of its id" if known else f"its method {record.method!r} is unknown"
+        raise ValueError(f"{shown_path(store.path(id))} (delete it to run again) is not a valid record ({reason})")
+    if not METHODS[record.method].builtin: return None
     if changed := changed_since(record.provenance.get('code', {})):
         warnings.warn(f"this record is from the store and was computed before {changed} changed; force=True runs it again")
     if progress:
@@ -346,3 +352,13 @@ def published(
     files = sorted((root/'data'/'published').glob('*.csv')) if root else []
     rows = [row for f in files for row in csv.DictReader(f.read_text().splitlines()) if row.pop('experiment') == experiment]
     return [row | dict(percent=float(row['percent'])) for row in rows]
+
+def is_as_registered(
+    params: dict, # of a record
+) -> bool:
+    "Whether a run has all parameters of its experiment and method as they are registered, but for the seeds."
+    if params['experiment'] not in EXPERIMENTS: return False
+    try: standard = resolve(params['experiment'], params['method']).plain()
+    except ValueError: return False  # a method that is not registered here, or needs what was altered
+    seeds = dict(seed=None, teacher_seed=None)
+    return json.loads(json.dumps(params | seeds)) == json.loads(json.dumps(standard | seeds))

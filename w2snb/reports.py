@@ -20,7 +20,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.ticker import MaxNLocator
 
 from .core import check_choice, write_atomic
-from .experiments import EXPERIMENTS, published, resolve
+from .experiments import is_as_registered, published
 from .intervals import Interval, holm, p_value, pgr_interval, two_way
 from .losses import METHODS
 from .records import Record
@@ -80,10 +80,7 @@ def _percent(fraction) -> str:
 # %% ../nbs/13_reports.ipynb #43d217d4
 def _published(record: Record, role: str) -> str:
     "Published numbers of a role, each with the recipe it was obtained with if that is not ours."
-    try: standard = resolve(record.experiment, record.method, record.seed).plain() if record.experiment in EXPERIMENTS else {}
-    except ValueError: return '-'  # a method that is not registered here, or needs what was altered
-    free = {'seed', 'teacher_seed', 'method_params', 'precision'}
-    if any(record.params.get(k) != v for k, v in standard.items() if k not in free): return '-'
+    if not is_as_registered(record.params): return '-'
     wanted, own = record.method if role == 'student' else ROLES[role], record.params.get('recipe', 'probe')
     def about(r):
         notes = [f"recipe {r['recipe']}"] * (r['recipe'] != own) + [r['mark']] * (r['mark'] in ('second-hand', 'derived'))

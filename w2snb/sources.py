@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .core import check_choice, content_hash, project_root, shown_path
-from .experiments import EXPERIMENTS, resolve
+from .experiments import EXPERIMENTS, is_as_registered, resolve
 from .index import find_records, store_index
 from .recipes import RECIPES
 from .records import Record, Store, read_records
@@ -240,10 +240,8 @@ def published_for(
     role: str, # 'teacher', 'student alone', 'ceiling', or the name of a method
 ) -> list: # of `Told`; empty where the run is not the one that was published
     "Published numbers that belong beside a row: only beside the experiment as registered, the method at its registered setting."
-    e, free = params['experiment'], ('seed', 'teacher_seed', 'precision')
-    standard = _standard(e, params['method']) if e in EXPERIMENTS else {}
-    if any(params.get(k) != v for k, v in standard.items() if k not in free): return []
-    return [t for quantity, t in _published_rows(e) if quantity == role]
+    there = [t for quantity, t in _published_rows(params['experiment']) if quantity == role]
+    return there if there and is_as_registered(params) else []
 
 @functools.cache
 def _published_rows(experiment: str) -> list:
