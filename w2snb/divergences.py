@@ -65,7 +65,8 @@ def register_divergence(
         for name in ('__name__', '__qualname__', '__doc__', '__module__'): setattr(loss, name, getattr(between, name))
         DIVERGENCES[loss.__name__] = Divergence(loss.__name__, between, f, slope, curvature)
         allowed = {} if curvature else dict(rescale=(False,))
-        return register_method(source, schedule=linear_ramp('alpha'), clock='step', allowed=allowed, ramp_fraction=.2)(loss)
+        return register_method(source, schedule=linear_ramp('alpha'), clock='step', votes=True, allowed=allowed,
+                               ramp_fraction=.2)(loss)
     return register
 
 # %% ../nbs/01c_divergences.ipynb #cba3323d

@@ -78,6 +78,8 @@ class Method:
     clock: str = 'epoch' # progress is epoch/epochs ('epoch') or step/steps ('step')
     features: str = '' # what it reads: 'maps' a list of [b, d, h, w], 'pooled' [b, d], 'maps+pooled' a list of both
     adapter: Callable | None = None # (student_shapes, teacher_shapes, generator) -> nn.Module trained with the student
+    observe: Callable | None = None # (student [b, c], teacher [b, c], params) -> name -> counts, which go to the history as shares
+    votes: bool = False # the student's own prediction counts beside the teacher's
     allowed: dict = field(default_factory=dict) # parameter -> its values, where they are not those of `ALLOWED`
     presets: dict = field(default_factory=dict) # name -> `Preset`, published settings
     source: str = '' # paper and equation
@@ -100,6 +102,8 @@ def register_method(
     features: str = '', # 'maps', 'pooled' or 'maps+pooled', for feature losses
     adapter: Callable | None = None, # makes trainable projectors for feature losses
     uses_teacher: bool = True, # False: a loss of labels only
+    observe: Callable | None = None, # (student, teacher, params) -> name -> counts for the history
+    votes: bool = False, # the student's own prediction counts
     allowed: dict | None = None, # parameter -> (low, high) or words, where they are not those of `ALLOWED`
     presets: dict | None = None, # name -> `Preset`
     **schedule_params, # parameters of the schedule, with defaults
@@ -112,7 +116,8 @@ def register_method(
             warnings.warn(f"{f.__name__} replaces the method of this package in this session")
         METHODS[f.__name__] = Method(
             f.__name__, f, own | schedule_params, frozenset(needs), 'labels' in inspect.signature(f).parameters,
-            uses_teacher, schedule, clock, features, adapter, dict(allowed or {}), dict(presets or {}), source, builtin)
+            uses_teacher, schedule, clock, features, adapter, observe, votes, dict(allowed or {}), dict(presets or {}), source,
+            builtin)
         return f
     return register
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from .core import RESULT_VERSION, array_hash, code_hashes, content_hash, provenance
 from .evaluate import accuracy, agreement, effective_classes, hits, pack_hits, pgr
 from .heads import Head, HeadStack, Lesson, feature_scale, same_length, train_heads
-from .losses import get_method, self_weight
+from .losses import get_method
 from .records import Record, Store, shared_fit
 from .runs import logit_metrics, named_history, role_metrics, run_status, source_of_added
 from .tasks import ProbeConfig, ProbeTask
-from .train import Fit, weight_range
+from .train import Fit, as_shares
 
 # %% ../nbs/06d_probe.ipynb #ef6600f5
 code_hashes()  # taken now, when the code is loaded
@@ -108,12 +108,6 @@ def probe_id(
 def _heads(configs: list) -> list[Head]:
     return [Head(c.method, c.method_params, c.lr, c.weight_decay) for c in configs]
 
-def _weight_histogram(head: Head, logits: Tensor, teacher: Tensor) -> list:
-    "Shares of the adaptive weight in 20 bins."
-    weight = self_weight(logits, teacher, head.params['tau'], head.params.get('weight', 'formula'))
-    counts = torch.histc(weight.float(), 20, 0., weight_range(head.params))
-    return [round(v, 6) for v in (counts / counts.sum()).tolist()]
-
 # %% ../nbs/06d_probe.ipynb #04c828e0
 @dataclass
 class _Taught:
@@ -135,16 +129,16 @@ class _Taught:
         return {role: f(weak if role == 'teacher' else strong) for role, f in self.say.items()}
 
 def _look(stack: HeadStack, taught: list):
-    "Test accuracy (agreement with the teacher, where nobody knows) and adaptive weights of all heads, after an epoch."
+    "Test accuracy (agreement with the teacher, where nobody knows) and what methods observe, of all heads, after an epoch."
     said = stack.classes(taught[0].test_x)  # [s, k, n]
     for s, t in enumerate(taught):
         name, truth = ('test', t.task.test_y) if t.task.labelled else ('agreement', t.task.weak_test_x.argmax(-1))
         right = (said[s] == truth).double().mean(-1).tolist()  # [k]
         for k, (head, history) in enumerate(zip(stack.heads, t.history)):
             history.setdefault(name, []).append(right[k])
-            if 'tau' in head.params:
-                shares = _weight_histogram(head, stack.predict(t.x[t.lesson.index], s, k), t.lesson.teacher)
-                history.setdefault('weight_histogram', []).append(shares)
+            if not (observe := get_method(head.method).observe): continue
+            seen = observe(stack.predict(t.x[t.lesson.index], s, k), t.lesson.teacher, head.params)
+            for what, counts in seen.items(): history.setdefault(what, []).append(as_shares(counts))
 
 # %% ../nbs/06d_probe.ipynb #b582a2ea
 def _teach(lots: list, store: Store, force: bool, title: str | None, watch: bool = True) -> list[_Taught]:
@@ -195,7 +189,7 @@ def _probe_record(k: int, t: _Taught, others: dict, known: dict, about: dict) ->
     else: m |= {f'{role}_effective_classes': effective_classes(logits) for role, logits in say.items()}
     diverged = [] if bool(student.isfinite().all()) else ['student']
     could = dict(ceiling_effective_classes=0.)  # where nobody knows
-    status, message = run_status(diverged, could | m, c.method_params, len(task.classes))
+    status, message = run_status(diverged, could | m, get_method(c.method), c.method_params, len(task.classes))
     return Record(
         id=probe_id(c, task), experiment=c.experiment, method=c.method, seed=c.seed, params=c.plain(), metrics=m,
         history=named_history(dict(student=Fit(None, t.history[k], 0, 0))),

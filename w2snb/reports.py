@@ -22,9 +22,8 @@ from matplotlib.ticker import MaxNLocator
 from .core import check_choice, write_atomic
 from .experiments import is_as_registered, published
 from .intervals import Interval, holm, p_value, pgr_interval, two_way
-from .losses import METHODS
+from .losses import METHODS, weight_range
 from .records import Record
-from .train import weight_range
 
 # %% ../nbs/13_reports.ipynb #a92ca1ef
 ROLES = dict(teacher='teacher', student_alone='student alone', student='student', ceiling='ceiling')  # column -> name shown

@@ -22,7 +22,7 @@ from .data import DATASETS, ImageSet, load_images, normalise, stratified_split, 
 from .evaluate import (accuracy, agreement, agreement_split, calibration_error, effective_classes, hits, pack_hits, pgr,
                             top_k_accuracy)
 from .locks import Lock
-from .losses import get_method, method_loss
+from .losses import Method, get_method, method_loss
 from .models import build_model, feature_shapes, pair_maps, placed
 from .networks import NETWORKS
 from .processes import in_team, is_first, team_size
@@ -330,16 +330,17 @@ def _measure(run: Run, fits: dict) -> tuple[dict, dict]:
     return m, {k: pack_hits(hits(logits, t.test_y)) for k, logits in say.items()}
 
 # %% ../nbs/05c_runs.ipynb #ee27c6af
-def run_status(diverged: list, metrics: dict, params: dict, classes: int) -> tuple[str, str]:
+def run_status(diverged: list, metrics: dict, method: Method, params: dict, classes: int) -> tuple[str, str]:
     "How the run ended, and one sentence if not well."
     if diverged:
         return 'diverged', f"diverged: the loss of the {diverged[-1].replace('_', ' ')} stopped being finite; try a lower lr"
     said, of, could = (metrics[f'{k}_effective_classes'] for k in ('student', 'teacher', 'ceiling'))
     if said >= of / 2: return 'ok', ''
-    # its own vote, if the loss has such a term (one with a ramp) and true labels do teach this network
-    votes = 'ramp_fraction' in params and (params.get('tau') or params.get('alpha')) and could > classes / 2
-    advice = ("a smaller tau or alpha, a ramp (ramp_fraction) or a surer teacher keeps its own vote from winning" if votes
-              else "it has learned too little: try more epochs or another lr")
+    advice = "it has learned too little: try more epochs or another lr"
+    if method.votes and params.get('alpha', 1) and could > classes / 2:  # true labels do teach this network
+        less = ("a smaller tau or alpha, a ramp (ramp_fraction)" if 'ramp_fraction' in params
+                else "less weight on its own prediction")
+        advice = f"{less} or a surer teacher keeps its own vote from winning"
     return 'collapsed', f"collapsed: the student says {said:.1f} classes where the teacher says {of:.1f}; {advice}"
 
 def named_history(fits: dict) -> dict:
@@ -360,7 +361,8 @@ def compute(
     fits = {role: _labelled_fit(run, net) for role, net in labelled(c).items()}
     fits = dict(student_alone=fits['ceiling']) | fits | dict(student=_student_fit(run, id, fits['teacher']))
     metrics, correct = _measure(run, fits)
-    status, message = run_status([k for k, f in fits.items() if f.diverged], metrics, c.method_params, len(run.task.classes))
+    status, message = run_status([k for k, f in fits.items() if f.diverged], metrics, get_method(c.method), c.method_params,
+                                 len(run.task.classes))
     return Record(
         id=id, experiment=c.experiment, method=c.method, seed=c.seed, params=c.plain(), metrics=metrics,
         history=named_history(fits), correct=correct, status=status, message=message, provenance=about,
