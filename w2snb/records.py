@@ -7,7 +7,7 @@ __all__ = ['SCHEMA', 'RANGES', 'TWICE', 'NEEDED', 'KINDS', 'ROLES', 'metric_rang
            'Store', 'stored_fit', 'shared_fit', 'write_jsonl', 'read_records']
 
 # %% ../nbs/05a_records.ipynb #58dc3d77
-import base64, fnmatch, functools, hashlib, json, lzma, math, os, tempfile, warnings
+import base64, fnmatch, functools, hashlib, json, lzma, math, tempfile, warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
