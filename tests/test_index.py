@@ -12,9 +12,12 @@ from w2snb.index import find_records, index_path, store_index
 from w2snb.records import Record, Store
 
 
+def params(i):
+    return dict(experiment="digits", method="acd", seed=i, teacher_seed=i, supervision="teacher", teacher="digits_linear", student="digits_cnn", method_params={}, epochs=1)
+
+
 def record(i, **said):
-    params = dict(i=i)
-    return Record(**dict(id=content_hash(i), experiment="digits", method="acd", seed=i, params=params, metrics=dict(student=0.9, test_images=4), history={},
+    return Record(**dict(id=content_hash(i), experiment="digits", method="acd", seed=i, params=params(i), metrics=dict(student=1.0, test_images=4), history=dict(student_test=[1.0]),
                          correct=dict(student=pack_hits([True] * 4)), status="ok", provenance=dict(date="2026-01-01"), seconds=1.0, images_per_second=None) | said)  # fmt: skip
 
 
@@ -66,15 +69,15 @@ def test_a_line_that_lies_is_not_believed(tmp_path):
     frame = pd.read_parquet(index_path(store))
     frame["config"] = frame["config"].iloc[::-1].to_numpy()
     frame.to_parquet(index_path(store))
-    found = find_records(store, [content_hash(dict(i=0))])
-    assert {content_hash(r.params) for r in found.values()} <= {content_hash(dict(i=0))}
+    found = find_records(store, [content_hash(params(0))])
+    assert {content_hash(r.params) for r in found.values()} <= {content_hash(params(0))}
 
 
 def test_a_failed_run_is_not_found(tmp_path):
     store = Store(tmp_path)
     store.put(record(0, status="failed", message="why"))
     assert store_index(store).loc[content_hash(0), "message"] == "why"
-    assert find_records(store, [content_hash(dict(i=0))]) == {}
+    assert find_records(store, [content_hash(params(0))]) == {}
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

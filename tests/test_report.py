@@ -70,7 +70,8 @@ def stored_pair(folder, seeds=(0, 1), **overrides):
         for seed in seeds:
             params = resolve(PAIR, method, seed, **overrides).plain()
             r = next(r for r in base if r.method == "acd" and r.seed == 100 + seed)
-            store.put(r.model_copy(update=dict(id=content_hash([method, seed, overrides]), experiment=PAIR, method=method, seed=seed, params=params)))
+            history = {k: (v * 3)[: params["training"]["epochs"]] for k, v in r.history.items()}
+            store.put(r.model_copy(update=dict(id=content_hash([method, seed, overrides]), experiment=PAIR, method=method, seed=seed, params=params, history=history)))
     return store
 
 

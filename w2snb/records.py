@@ -72,9 +72,7 @@ def _count(hits: str) -> tuple[int, int]: # of `evaluate.pack_hits`
 def _odd_hits(r) -> str | None:
     "Accuracies that are not those of the hits."
     n = int(r.metrics.get('test_images') or 0)
-    if r.status != 'failed':
-        if not n: return "its metrics lack test_images"
-        if not r.correct and r.metrics.get('agreement') is None: return "it has no hits"
+    if r.status != 'failed' and not n: return "its metrics lack test_images"
     for role, text in r.correct.items():
         try: right, size = _count(text)
         except ValueError: return f"the hits of {role} are no packed bits"
@@ -82,6 +80,7 @@ def _odd_hits(r) -> str | None:
         if (v := r.metrics.get(role)) != (right / n if n else None): return f"{role} is {v}, and its hits are {right} of {n}"
     for role in ROLES:
         if (v := r.metrics.get(role)) is not None and role not in r.correct: return f"{role} is {v}, and it has no hits"
+    if r.status != 'failed' and not r.correct and r.metrics.get('agreement') is None: return "it has no hits"
 
 # %% ../nbs/05a_records.ipynb #2ac95e07
 def _odd_history(r) -> str | None:
