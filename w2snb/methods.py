@@ -78,7 +78,7 @@ class Method:
     clock: str = 'epoch' # progress is epoch/epochs ('epoch') or step/steps ('step')
     features: str = '' # what it reads: 'maps' a list of [b, d, h, w], 'pooled' [b, d], 'maps+pooled' a list of both
     adapter: Callable | None = None # (student_shapes, teacher_shapes, generator) -> nn.Module trained with the student
-    observe: Callable | None = None # (student [b, c], teacher [b, c], params) -> name -> counts, which go to the history as shares
+    observe: Callable | None = None # (student [b, c], teacher [b, c], params) -> name -> counts; their shares go to the history
     votes: bool = False # the student's own prediction counts beside the teacher's
     allowed: dict = field(default_factory=dict) # parameter -> its values, where they are not those of `ALLOWED`
     presets: dict = field(default_factory=dict) # name -> `Preset`, published settings
