@@ -472,10 +472,12 @@ def test_the_bar_is_there_before_the_first_batch(tmp_path, monkeypatch):
 # CIFAR tables without the test images that are in training, too
 
 
-def test_a_column_without_twins_counts_the_others():
+def test_a_column_without_twins_counts_the_others(monkeypatch):
+    from w2snb import sheets
     from w2snb.sheets import accuracy_cells, in_training
     from w2snb.sources import find_parts
 
+    monkeypatch.setattr(sheets, "two_way", lambda *_: None)  # the interval of another column
     (part,) = find_parts("cifar100_short")
     row, twins = part.rows[0], in_training("cifar100", 10_000)
     assert 0 < len(twins) < 100
@@ -484,10 +486,12 @@ def test_a_column_without_twins_counts_the_others():
     assert accuracy_cells(row)["without twins"].value == pytest.approx(np.mean(right))
 
 
-def test_only_tables_of_the_whole_test_set_have_that_column():
+def test_only_tables_of_the_whole_test_set_have_that_column(monkeypatch):
+    from w2snb import sheets
     from w2snb.sheets import accuracy_cells, in_training
     from w2snb.sources import find_parts
 
+    monkeypatch.setattr(sheets, "two_way", lambda *_: None)
     (part,) = find_parts("digits_losses")
     assert "without twins" not in accuracy_cells(part.rows[0])
     assert len(in_training("cifar100", 5_000)) == len(in_training("digits", 500)) == 0

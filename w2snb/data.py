@@ -349,7 +349,8 @@ def from_folder(
 def _from_listing(there: Listing, name: str, size: int | None) -> ImageSet:
     "The images of a folder, without a warning."
     folder, files, where = there.folder, there.images, shown_path(there.folder)
-    if not files: raise ValueError(f"{where} holds no images: expected <class>/<image>.png" + f"; {there.note}" * bool(there.note))
+    if not files:
+        raise ValueError(f"{where} holds no images: expected <class>/<image>.png" + f"; {there.note}" * bool(there.note))
     flat = all(f.parent == folder for f in files)  # no class folders: nobody has labelled these
     names = [] if flat else there.classes
     if stray := [f for f in files if f.parent == folder and not flat]:
@@ -400,7 +401,8 @@ def _open_cache(folder: Path) -> ImageSet | None:
     try:
         meta = json.loads((folder/'meta.json').read_text())
         x, y, hashes = np.load(folder/'x.npy', mmap_mode='r'), np.load(folder/'y.npy'), np.load(folder/'hashes.npy')
-        s = ImageSet(x, y, tuple(meta['classes']), meta['name'], *(tuple(meta[k]) for k in ('files', 'left_out', 'notes')), hashes)
+        about = [tuple(meta[k]) for k in ('files', 'left_out', 'notes')]
+        s = ImageSet(x, y, tuple(meta['classes']), meta['name'], *about, hashes)
         if len(hashes) != len(x) or not isinstance(meta['key'], str): return None
     except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError): return None
     s.__dict__['key'] = meta['key']  # computed when the cache was written
