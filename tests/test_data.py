@@ -87,7 +87,7 @@ def test_altered_torchvision_files_are_refused(tmp_path, monkeypatch):
     write_torchvision(tmp_path, *small_set(), monkeypatch)
     with open(tmp_path / "cifar-100-python" / "train", "ab") as f:
         f.write(b"x")
-    with pytest.raises(RuntimeError, match="not found or corrupted"):
+    with pytest.raises(ValueError, match="cifar-100-python: a file is missing, damaged or altered; put the files there again"):
         load_images("cifar100", "train", tmp_path)
 
 
@@ -100,10 +100,11 @@ def test_truncated_shard_is_named(tmp_path):
     assert not list((tmp_path / "cache").rglob("*.npy")), "nothing half-written stays"
 
 
-def test_unreadable_image_is_named(tmp_path):
+def test_unreadable_images_are_named(tmp_path):
     write_tree(tmp_path, *small_set())
-    (tmp_path / "train" / NAMES[0] / "0.png").write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match="0.png is not a readable image"):
+    for i in (0, 10):
+        (tmp_path / "train" / NAMES[0] / f"{i}.png").write_bytes(b"not a picture")
+    with pytest.raises(ValueError, match="2 of 40 images cannot be read .*0.png is not a readable image"):
         load_images("cifar100", "train", tmp_path)
 
 

@@ -230,7 +230,7 @@ def test_bad_photographs_are_counted_and_named(tmp_path):
     with pytest.warns(UserWarning, match="1 of 150 images are left out: .*class0/0.png"):
         assert len(from_folder(folder, "toy", size=16)) == 149
     (folder / "class1" / "1.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="2 of 150 images are not"):
+    with pytest.raises(ValueError, match="2 of 150 images cannot be read"):
         from_folder(folder, "toy", size=16)
 
 

@@ -44,10 +44,10 @@ def scaling_weights(
 
 # %% ../nbs/02a_augmentation.ipynb #a1b3309a
 def as_grey_levels(
-    x: Tensor, # [b, channels, h, w] in 0..1, or a little beyond
-) -> Tensor: # the same, rounded to bytes
-    "What a picture file could hold."
-    return (x * 255 + .5).floor_().clamp_(0, 255).div_(255)
+    x: Tensor, # [b, channels, h, w] in 0..255, or a little beyond
+) -> Tensor: # in 0..1
+    "Grey levels as a file could hold them; halves become even, as in timm."
+    return x.round().clamp_(0, 255).div_(255)
 
 def scale_parts(
     x: Tensor, # [b, channels, h, w] in 0..1
@@ -260,7 +260,8 @@ def mix(
     # of two gamma variables, the first one's share of the sum is Beta
     a, b = torch._standard_gamma(torch.full((2,), alpha, dtype=torch.float64), generator).tolist()
     share = a / (a + b) if a + b > 0 else .5
-    return as_grey_levels(share * x + (1 - share) * x.flip(0)), share
+    grey = (x * 255).round()  # what timm mixes
+    return as_grey_levels(share * grey + (1 - share) * grey.flip(0)), share
 
 # %% ../nbs/02a_augmentation.ipynb #75f7ee5d
 AUGMENTATIONS |= dict(

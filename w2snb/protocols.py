@@ -198,6 +198,7 @@ def relabel(
     everyone = torch.arange(n, device=device)
     x, mean, scale = feature_scale(x, everyone, config.scaling)
     fold = torch.randperm(n, generator=generator(config.seed, 'split')).to(device) % folds
+    fold = fold[torch.from_numpy(task.twins).to(device)]  # equal images in one fold
     most = n - int(torch.bincount(fold).max())  # equally many for every student
     kept = [everyone[fold != f][:most] for f in range(folds)]
     lessons = [Lesson(k, teacher[k], config.seed, mean, scale) for k in kept]

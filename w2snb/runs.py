@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from .checkpoints import Checkpoints
 from .core import RESULT_VERSION, array_hash, code_hashes, content_hash, generator, provenance, seeded
-from .data import DATASETS, ImageSet, load_images, normalise, stratified_split, to_float
+from .data import (DATASETS, ImageSet, first_twins, keep_together, load_images, normalise, stratified_split, to_float,
+                       warn_of_twins)
 from .evaluate import (accuracy, agreement, agreement_split, calibration_error, effective_classes, hits, pack_hits, pgr,
                             top_k_accuracy)
 from .locks import Lock
@@ -76,6 +77,7 @@ def _parts(config: Config, pool: ImageSet) -> dict:
     "Indices of the teacher's gold labels, the student's images and the validation images."
     sizes = dict(validation=config.validation, gold=config.gold, student=config.train_size)
     cut = stratified_split(pool.y, config.teacher_seed, **{k: v for k, v in sizes.items() if v})
+    if config.dataset == 'folder': cut = keep_together(cut, pool.y, first_twins(pool.hashes))
     parts = dict(student=cut.get('student', cut['rest']), validation=cut.get('validation', cut['rest'][:0]))
     return parts | dict(gold=cut.get('gold', parts['student']))
 
@@ -92,6 +94,8 @@ def load_task(
     if pool.classes != test.classes:
         counts = f"{len(pool.classes)} and {len(test.classes)}"
         raise ValueError(f"{config.dataset}: training and test images have different classes ({counts})")
+    twins = first_twins(np.concatenate([pool.hashes, test.hashes]))
+    warn_of_twins(config.dataset, twins, np.concatenate([pool.y, test.y]), len(pool))
     there = lambda a: torch.from_numpy(np.array(a)).to(device)
     parts = {k: there(v) for k, v in _parts(config, pool).items()}
     return Task(there(pool.x), there(pool.y), there(test.x), there(test.y), parts, pool.classes,

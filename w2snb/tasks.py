@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from .core import array_hash, content_hash, shown_path
-from .data import ImageSet, has_splits, load_images, stratified_split
-from .frozen import frozen_features, get_backbone
+from .data import (ImageSet, first_twins, has_splits, keep_together, load_images, stratified_split,
+                       warn_of_twins)
+from .frozen import check_backbones, frozen_features, get_backbone
 from .labels import class_logits
 
 # %% ../nbs/06c_tasks.ipynb #882d1f01
@@ -63,6 +64,7 @@ class ProbeTask:
     classes: tuple
     data: str # a name for images and features
     key: str # of the content, the deal into training and test images included
+    twins: np.ndarray # for each image, learning ones before test ones, the first with the same pixels
 
     @property
     def labelled(self) -> bool: return bool(self.test_y.min() >= 0)
@@ -150,6 +152,7 @@ def probe_images(
         everything = load_images('folder', 'all', data, size)
         _check_counts(everything, 3 if config.split == 'given' else 4)
         cut = stratified_split(everything.y, 0, test=max(len(everything.classes), len(everything) // 5))  # the same for all seeds
+        cut = keep_together(cut, everything.y, first_twins(everything.hashes))
         return [everything], cut['rest'], cut['test']
     if config.split == 'openai':
         everything = load_images(config.dataset, 'val', data)
@@ -177,18 +180,20 @@ def load_probe(
 ) -> ProbeTask:
     "Images, their features from the cache or computed now, and the split."
     sets, learn, test = probe_images(config, data)
+    check_backbones([b for b in (config.student, config.teacher) if not _is_file(b)], sets[0], weights)
     asking = dict(weights=weights, precision=config.precision, device=str(device), progress=progress)
     strong, (weak, classes) = [frozen_features(s, config.student, **asking) for s in sets], _teacher_says(config, sets, asking)
     y = np.concatenate([s.y for s in sets])
+    twins = first_twins(np.concatenate([s.hashes for s in sets])[np.concatenate([learn, test])])
+    warn_of_twins(config.dataset, twins, y[np.concatenate([learn, test])], len(learn))
     there = lambda a: torch.from_numpy(np.array(a)).to(device)
     x, weak_x = np.concatenate(strong), np.concatenate(weak)
     named = [Path(f.filename).parent.name if isinstance(f, np.memmap) else array_hash(f) for f in strong + weak]
     named = [s.key for s in sets] + named
     key = content_hash(named + ([array_hash(learn, test)] if len(sets) == 1 else []))
-    parts = {k: there(v) for k, v in _deal(config, y[learn]).items()}
+    parts = {k: there(v) for k, v in _deal(config, y[learn], twins).items()}
     return ProbeTask(there(x[learn]), there(x[test]), there(weak_x[learn]), there(weak_x[test]), there(y[learn]), there(y[test]),
-                     parts, classes, content_hash(named), key)
-
+                     parts, classes, content_hash(named), key, twins)
 
 # %% ../nbs/06c_tasks.ipynb #0cf26ae5
 def _teacher_says(config: ProbeConfig, sets: list, asking: dict) -> tuple[list, tuple]:
@@ -201,8 +206,13 @@ def _teacher_says(config: ProbeConfig, sets: list, asking: dict) -> tuple[list, 
                          "give teacher=<file of labels>.csv")
     return [frozen_features(s, config.teacher, **asking) for s in sets], sets[0].classes
 
-def _deal(config: ProbeConfig, y: np.ndarray) -> dict:
-    "Who sees which images: see `split_halves`; a teacher that needs no gold labels leaves them all to the student."
+def _deal(config: ProbeConfig, y: np.ndarray, twins: np.ndarray) -> dict:
+    "Who sees which images; of a user's own images, those with equal pixels stay together."
+    parts = _deal_alone(config, y)
+    return keep_together(parts, y, twins[:len(y)]) if config.dataset == 'folder' else parts
+
+def _deal_alone(config: ProbeConfig, y: np.ndarray) -> dict:
+    "See `split_halves`; a teacher that needs no gold labels leaves them all to the student."
     if config.split == 'halves':
         return split_halves(y, config.teacher_seed, config.gold, config.validation, config.train_size)
     none = np.arange(0)
@@ -217,5 +227,5 @@ def with_seed(
     config: ProbeConfig, # like the task's but for the seeds; not of the split 'openai', whose test images are drawn, too
 ) -> ProbeTask: # shares images and features
     "The same images dealt anew."
-    parts = _deal(config, task.y.cpu().numpy())
+    parts = _deal(config, task.y.cpu().numpy(), task.twins)
     return replace(task, parts={k: torch.from_numpy(v).to(task.x.device) for k, v in parts.items()})
