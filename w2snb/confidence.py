@@ -147,7 +147,7 @@ def log_conf(
     return -((1 - alpha) * (q * lp).sum(-1) + alpha * lp.gather(-1, own[:, None]).squeeze(-1)).mean()
 
 # %% ../nbs/01b_confidence.ipynb #0936e50a
-@register_method(source='Burns et al. 2023, app. B, product_loss_fn', votes=True, allowed=dict(alpha=(0, None)))
+@register_method(source='Burns et al. 2023, app. B, product_loss_fn', votes=True, allowed=dict(alpha=(0, 1000)))
 def product(
     student: Tensor, # logits [b, c]
     teacher: Tensor, # logits [b, c], a constant

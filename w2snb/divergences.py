@@ -137,7 +137,7 @@ def reverse_ce(
     return _reverse_ce(student, teacher, eps).mean()
 
 # %% ../nbs/01c_divergences.ipynb #d20bacbe
-@register_method(source='Wang et al. 2019; Yao et al. 2025 (2505.24313), code', allowed=dict(alpha=(0, None)))
+@register_method(source='Wang et al. 2019; Yao et al. 2025 (2505.24313), code', allowed=dict(alpha=(0, 1000)))
 def symmetric_ce(
     student: Tensor, # logits [b, c]
     teacher: Tensor, # logits [b, c], a constant

@@ -20,15 +20,15 @@ from .core import changed_since, check_choice, default_store, project_root, reso
 from .data import data_folder
 from .locks import Busy, Claims
 from .losses import METHODS, Method, get_method
-from .models import check_network
+from .models import check_network, weights_folder
 from .parameters import check_parameters
-from .protocols import (COMPARED, ProbeExperiment, choose, relabel, resolve_probe, run_probes, run_trials,
+from .protocols import (COMPARED, ProbeExperiment, check_folds, choose, relabel, resolve_probe, run_probes, run_trials,
                              trial_settings)
 from .processes import in_team, is_first, launch, own_device
 from .recipes import RECIPES
 from .records import Record, Store
 from .runs import Config, Run, check_runnable, compute, fit_id, labelled, load_task, locked, run_id
-from .tasks import ProbeConfig, probe_images
+from .tasks import ProbeConfig
 
 # %% ../nbs/11_experiments.ipynb #9b0da274
 @dataclass(frozen=True)
@@ -184,6 +184,11 @@ def _check_method(m: Method, supervision: str, heard: str):
         raise ValueError(f"method {m.name} needs true labels: use supervision='teacher+labels'")
 
 # %% ../nbs/11_experiments.ipynb #aa2a1738
+def _check_folders(said):
+    "Folders that are given must exist, even if a run reads nothing from them."
+    data_folder(said.data)
+    weights_folder(said.weights)
+
 def run_many(
     experiment: str = 'digits', # a key of `EXPERIMENTS`
     methods=('acd',), # keys of losses.METHODS, or one; dict(method='acd', tau=2) for a method with overrides of its own
@@ -199,6 +204,7 @@ def run_many(
     configs = [resolve(experiment, seed=int(s), **overrides | w) for s in seeds for w in wanted]
     if not configs: return []
     said, _ = check_parameters(experiment=experiment, **overrides | wanted[0])
+    _check_folders(said)
     store, tasks = Store(said.store or default_store()), {}
     team, spent = 0 if in_team() or (said.num_processes or 1) < 2 else said.num_processes, 0.
     if team:  # several processes train; here it is measured and written down
@@ -206,7 +212,6 @@ def run_many(
         spent = _by_team(configs, store, said, lambda: launch(train, team, (said.device or resolve_device().type) == 'cpu'))
     device = resolve_device(own_device(said.device))
     forced = set() if said.force and not team else None
-    data_folder(said.data)  # a folder that is given must exist, even if this run reads none of it
     if isinstance(configs[0], ProbeConfig):
         return _claimed(store, said.force, progress, lambda found: run_probes(
             configs, store, device, data=said.data, weights=said.weights, found=found, force=said.force, progress=progress,
@@ -310,7 +315,7 @@ def recommend(
     if not isinstance(configs[0], ProbeConfig):
         raise ValueError(f"experiment {experiment} is no linear probe: its trials would take hours")
     said, _ = check_parameters(experiment=experiment, **overrides)
-    data_folder(said.data)
+    _check_folders(said)
     rows = run_trials(configs, Store(said.store or default_store()), resolve_device(said.device), data=said.data,
                       weights=said.weights, progress=progress)
     best = []
@@ -330,18 +335,18 @@ def label_images(
     folds: int = 5, # students; each leaves out one part of the images
     progress: bool = True,
     **overrides, # of parameters.Parameters, or the method's own
-) -> pd.DataFrame: # per image: file (its position, if there are no files), teacher, student, probability of the student's class
+) -> pd.DataFrame: # per image: file (or position), teacher (None: no label), student, probability of the student's class
     "A student's labels for all images of a probe, those its teacher learned from included."
     config = resolve(experiment, method, seed, **overrides)
     if not isinstance(config, ProbeConfig): raise ValueError(f"experiment {experiment} is no linear probe")
     said, _ = check_parameters(experiment=experiment, **overrides)
-    student, teacher, classes = relabel(config, Store(said.store or default_store()), resolve_device(said.device), folds=folds,
-                                        data=said.data, weights=said.weights, progress=progress)
-    sets, learn, test = probe_images(config, said.data)
-    files = [f for s in sets for f in s.files] or range(sum(map(len, sets)))
-    name = lambda logits: [classes[i] for i in logits.argmax(-1).tolist()]
-    sure, asked = student.softmax(-1).max(-1).values.tolist(), [files[i] for i in [*learn, *test]]
-    return pd.DataFrame(dict(file=asked, teacher=name(teacher), student=name(student), probability=sure))
+    _check_folders(said)
+    check_folds(folds)  # before any feature
+    student, teacher, task = relabel(config, Store(said.store or default_store()), resolve_device(said.device), folds=folds,
+                                     data=said.data, weights=said.weights, progress=progress)
+    classes, sure = (*task.classes, None), student.softmax(-1).max(-1).values.tolist()
+    name = lambda logits: [classes[i] for i in logits.argmax(-1).where(~logits[:, 0].isnan(), -1).tolist()]
+    return pd.DataFrame(dict(file=task.files, teacher=name(teacher), student=name(student), probability=sure))
 
 # %% ../nbs/11_experiments.ipynb #c8ada7ba
 def published(

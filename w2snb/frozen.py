@@ -21,7 +21,7 @@ from tqdm import tqdm
 from .core import (RESULT_VERSION, array_hash, autocast, cache_folder, check_choice, content_hash, resolve_device,
                         seeded, shown_path, write_atomic)
 from .data import DATASETS, ImageSet, normalise, to_float
-from .models import build_model, check_network, feature_stages, load_weights
+from .models import build_model, check_network, feature_stages, load_weights, weights_folder
 
 # %% ../nbs/06_frozen.ipynb #18a6acaa
 IMAGENET = dict(mean=(.485, .456, .406), std=(.229, .224, .225))  # pixel statistics of torchvision's and most of timm's weights
@@ -92,13 +92,12 @@ def _own_network(name: str) -> str:
 # %% ../nbs/06_frozen.ipynb #f50677dd
 def _checkpoint(backbone: Backbone, weights) -> Path | None:
     "The file of a backbone's weights; None: the library's own. Raises `FileNotFoundError` with what was looked for."
-    folder = weights or os.environ.get('W2SNB_WEIGHTS')
-    if folder and not Path(folder).is_dir(): raise FileNotFoundError(f"weights folder {str(folder)!r} does not exist")
+    folder = weights_folder(weights)
     library, _, plain = backbone.network.rpartition(':')
     names = [backbone.checkpoint]
     if backbone.checkpoint == 'pretrained': names = [f'{plain}.safetensors', f'{plain}.pth']
     for name in names * bool(folder):
-        if (Path(folder)/name).is_file(): return Path(folder)/name
+        if (folder/name).is_file(): return folder/name
     pretrained = library and backbone.checkpoint == 'pretrained'
     if pretrained and os.environ.get('W2SNB_DOWNLOAD') == '1': return None
     raise FileNotFoundError(f"weights of {backbone.network} were not found: put {' or '.join(names)} into a folder and give it "

@@ -94,7 +94,7 @@ def _target_and_rest(logits: Tensor, target: Tensor, T: float) -> tuple[Tensor, 
     rest = others.logsumexp(-1, keepdim=True)  # log(1 - p_t), exact however small
     return torch.cat([lp.gather(-1, target), rest], -1), others - rest
 
-@register_method(source='Zhao et al. 2022, eq. 7', allowed=dict(alpha=(0, None)))
+@register_method(source='Zhao et al. 2022, eq. 7', allowed=dict(alpha=(0, 1000)))
 def dkd(
     student: Tensor, # logits [b, c]
     teacher: Tensor, # logits [b, c], a constant

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .core import check_choice
+from .core import check_choice, shown_value
 
 # %% ../nbs/01_methods.ipynb #7631b3c8
 class _Lift(torch.autograd.Function):
@@ -167,12 +167,11 @@ def linear_ramp(
     return schedule
 
 # %% ../nbs/01_methods.ipynb #7e608a42
-# parameter -> (low, high), or the words it may be; None: no limit
+# parameter -> (low, high), both allowed, or the words it may be
 ALLOWED = dict(
-    T=(0, None), tau=(0, None), q=(0, 1), alpha=(0, 1), beta=(0, None), eps=(0, 1), ramp=(0, 1), ramp_fraction=(0, 1),
-    threshold=(0, 1), distance=(0, None), angle=(0, None), group=(1, None),
+    T=(.001, 1000), tau=(.001, 1_000_000), q=(1e-6, 1), alpha=(0, 1), beta=(0, 1000), eps=(0, 1), ramp=(0, 1),
+    ramp_fraction=(0, 1), threshold=(0, 1), distance=(0, 1000), angle=(0, 1000), group=(1, 1_000_000),
     ramp_shape=('linear', 'jump'), hard=('argmax', 'prior'), weight=('formula', 'swapped', 'constant', 'shuffled'))
-_POSITIVE = ('T', 'tau', 'q')  # above their low limit
 
 def check_params(
     method: Method, # whose parameters
@@ -184,7 +183,6 @@ def check_params(
         raise ValueError(f"method {method.name} has no parameter {unknown[0]!r}: its parameters are {has}")
     return {k: _check_value(method, k, v) for k, v in params.items()}
 
-
 # %% ../nbs/01_methods.ipynb #b6b3008c
 def _check_value(method: Method, name: str, value):
     "A value of the type of its default, within what is allowed."
@@ -193,27 +191,26 @@ def _check_value(method: Method, name: str, value):
     if not isinstance(default, (int, float)): return value
     (low, high), whole = allowed, isinstance(default, int)
     fits = _is_number(value) and (not whole or value == int(value))
-    fits = fits and (low is None or value > low or (value == low and name not in _POSITIVE))
-    if not fits or (high is not None and value > high):
-        raise ValueError(f"{name}={value!r}: {name} of method {method.name} must be {_range(name, low, high, whole)}")
+    if not fits or (low is not None and value < low) or (high is not None and value > high):
+        raise ValueError(f"{name}={shown_value(value)}: {name} of method {method.name} must be "
+                         f"{_range(low, high, whole)}")
     return type(default)(value)
 
-def _range(name: str, low, high, whole: bool) -> str:
-    "What a number may be, in words."
-    if None not in (low, high) and name not in _POSITIVE: return f'in {low}..{high}'
-    words = 'a whole number' if whole else 'a finite number'
-    if low is not None: words += f' above {low}' if name in _POSITIVE else f' from {low} on'
-    return words if high is None else f'{words}, at most {high}'
+def _range(low, high, whole: bool) -> str:
+    "What a number may be, in words; a method from outside the package may have open limits."
+    words = 'a whole number' if whole else 'a number' if None not in (low, high) else 'a finite number'
+    if None not in (low, high): return f'{words} in {low}..{high}'
+    return words + (f' from {low} on' if low is not None else f' up to {high}' if high is not None else '')
 
 def _check_word(method: Method, name: str, value, allowed: tuple):
     "One of the words, or True and False."
     if isinstance(method.params[name], bool) and allowed == (None, None): allowed = (True, False)
     if allowed == (None, None) or (value in allowed and type(value) is type(method.params[name])): return value
     choices = f"{'one of ' * (len(allowed) > 1)}{', '.join(map(str, allowed))}"
-    raise ValueError(f"{name}={value!r}: {name} of method {method.name} must be {choices}")
+    raise ValueError(f"{name}={shown_value(value)}: {name} of method {method.name} must be {choices}")
 
 def _is_number(value) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) < math.inf
 
 # %% ../nbs/01_methods.ipynb #fc58a618
 def _wanted(method: Method) -> str:

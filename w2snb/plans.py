@@ -17,6 +17,7 @@ from pathlib import Path
 from .core import RESULT_VERSION, content_hash, file_hash, project_root, resolve_device, write_atomic
 from .data import data_folder
 from .experiments import EXPERIMENTS, resolve
+from .label_files import is_labels_file
 from .locks import living
 from .losses import get_method
 from .probe import probe_id
@@ -64,7 +65,7 @@ def _places(dataset: str, probe: bool, teacher: str, data: str | None, weights: 
     folder, found = None if dataset == 'digits' else data_folder(data), {}
     if folder: found['data'] = _files_below(folder/dataset if (folder/dataset).is_dir() else folder)
     if probe and weights and dataset != 'digits': found['weights'] = _files_below(weights)
-    if teacher.endswith('.csv') and os.path.exists(teacher): found['teacher'] = file_hash(teacher)
+    if is_labels_file(teacher) and os.path.exists(teacher): found['teacher'] = file_hash(teacher)
     return content_hash(found) if found else None
 
 # %% ../nbs/11b_plans.ipynb #1d587716
@@ -83,8 +84,8 @@ class Job:
 # %% ../nbs/11b_plans.ipynb #66363a73
 def _absolute(given: dict) -> dict:
     "Paths that mean the same in another process."
-    paths = [k for k in ('data', 'weights', 'store') if given.get(k)] + ['teacher'] * str(given.get('teacher')).endswith('.csv')
-    return given | {k: os.path.abspath(given[k]) for k in paths}
+    paths = [k for k in ('data', 'weights', 'store') if given.get(k)] + ['teacher'] * is_labels_file(given.get('teacher'))
+    return given | {k: os.path.abspath(os.path.expanduser(given[k])) for k in paths}
 
 def _planned(given: dict, seeds: list) -> tuple: # a configuration; seed -> `PlannedRun`
     "The runs of one method under all seeds."

@@ -4,23 +4,26 @@
 
 # %% auto #0
 __all__ = ['HEAD', 'SEEDS', 'OWN', 'RATES', 'SIX_RATES', 'COMPARED', 'ProbeExperiment', 'resolve_probe', 'run_probes',
-           'trial_settings', 'run_trials', 'choose', 'relabel']
+           'trial_settings', 'run_trials', 'choose', 'check_folds', 'relabel']
 
 # %% ../nbs/06e_protocols.ipynb #e3ef8d7a
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from .core import content_hash, generator
+from .core import content_hash, generator, shown_value
 from .frozen import get_backbone
 from .heads import Head, Lesson, feature_scale, train_heads
+from .label_files import ENDINGS, is_labels_file
 from .losses import Method
 from .parameters import Parameters
 from .probe import compute_probes, probe_id, probe_trials, shared_heads
 from .records import Record, Store
-from .tasks import ProbeConfig, load_probe, with_seed
+from .tasks import ProbeConfig, ProbeTask, load_probe, with_seed
 
 # %% ../nbs/06e_protocols.ipynb #edc7e2c6
 @dataclass(frozen=True)
@@ -62,7 +65,10 @@ def resolve_probe(
     if not m.uses_teacher or m.needs: raise ValueError(f"method {m.name} has no place in {e.name}: a linear student there sees "
                                                        "logits of the teacher only; use hard_ce for its hard labels")
     def pick(name): return getattr(e, name) if getattr(said, name) is None else getattr(said, name)
-    given = str(pick('teacher')).endswith('.csv')  # labels of somebody's own
+    given = is_labels_file(pick('teacher'))
+    if not given and os.path.isfile(pick('teacher')):
+        raise ValueError(f"teacher={shown_value(pick('teacher'))}: by its ending this is no file of labels; those end in "
+                         f"{', '.join(ENDINGS)}")
     for backbone in [pick('student')] + [pick('teacher')] * (not given): get_backbone(backbone)
     kept = {k: getattr(e, k) for k in ('dataset', 'gold', 'validation', 'test', 'split', 'scaling', 'calibrated', 'weight_decay',
                                        'batch', 'schedule', 'supervision')} | (dict(split='given', gold=None) if given else {})
@@ -181,6 +187,17 @@ def _spoken(method: str, params: dict) -> dict:
     return {OWN[method][0]: params[OWN[method][0]]} if method in OWN else {}
 
 # %% ../nbs/06e_protocols.ipynb #0725f770
+def check_folds(
+    folds, # as the user wrote it
+    images: int | None = None, # how many have a label; None: not known yet
+):
+    "Refuse a number of folds that images cannot be dealt into."
+    if not isinstance(folds, Integral) or isinstance(folds, bool) or folds < 2:
+        raise ValueError(f"folds={shown_value(folds)}: folds must be a whole number from 2 on")
+    if images is not None and folds > images // 2:
+        raise ValueError(f"folds={folds}: {images} images with a label can be dealt into at most {images // 2} folds")
+
+# %% ../nbs/06e_protocols.ipynb #6966c166
 def relabel(
     config: ProbeConfig,
     store: Store, # for the teacher, if it is a head
@@ -189,21 +206,22 @@ def relabel(
     folds: int = 5, # students; each leaves out one part of the images
     data=None, weights=None, # as for `run_probes`
     progress: bool = True,
-) -> tuple[Tensor, Tensor, tuple]: # logits of students and of the teacher [n, c], learning images before test images; classes
+) -> tuple[Tensor, Tensor, ProbeTask]: # logits of students and of the teacher [n, c] for the images of `ProbeTask.files`
     "What students say of images they were not taught with."
     task = load_probe(config, device, data, weights, progress)
     x, weak = torch.cat([task.x, task.test_x]), torch.cat([task.weak_x, task.weak_test_x])
     teacher, n = shared_heads(config, task, store)['teacher'](weak), len(x)
-    if not 2 <= folds <= n // 2: raise ValueError(f"folds={folds!r}: {n} images can be dealt into 2 to {n // 2} folds")
-    everyone = torch.arange(n, device=device)
+    everyone, labelled = torch.arange(n, device=device), ~teacher[:, 0].isnan()
+    check_folds(folds, int(labelled.sum()))
     x, mean, scale = feature_scale(x, everyone, config.scaling)
     fold = torch.randperm(n, generator=generator(config.seed, 'split')).to(device) % folds
     fold = fold[torch.from_numpy(task.twins).to(device)]  # equal images in one fold
-    most = n - int(torch.bincount(fold).max())  # equally many for every student
-    kept = [everyone[fold != f][:most] for f in range(folds)]
+    kept = [everyone[labelled & (fold != f)] for f in range(folds)]
+    most = min(map(len, kept))  # equally many for every student
+    kept = [k[:most] for k in kept]
     lessons = [Lesson(k, teacher[k], config.seed, mean, scale) for k in kept]
     head, title = Head(config.method, config.method_params, config.lr, config.weight_decay), f'{config.experiment}, {folds} folds'
     stack = train_heads(x, lessons, [head], epochs=config.epochs, batch=config.batch, schedule=config.schedule,
                         title=title if progress else None)
     said = torch.stack([stack.predict(x, f, 0) for f in range(folds)])  # [folds, n, c]
-    return said[fold, everyone], teacher, task.classes
+    return said[fold, everyone], teacher, task

@@ -61,7 +61,7 @@ def run_table(
 ) -> pd.DataFrame: # percent of one run
     "Teacher, student alone, student and ceiling of one run, beside published numbers if it is the published run."
     p, told = record.params, record.params['supervision'] == 'teacher'
-    given = str(p['teacher']).endswith('.csv')
+    given = p.get('split') == 'given'
     learned = dict(
         teacher='a file of labels' if given else 'true labels', ceiling="true labels of the student's images",
         student=f'{setting(record)} on the teacher' + ('' if told else ', and true labels'),

@@ -35,7 +35,7 @@ def plan(
     **overrides, # of parameters.Parameters, or the methods' own
 ) -> Plan:
     "What a sweep would do; nothing is computed."
-    store = Store(os.path.abspath(store or default_store()))
+    store = Store(os.path.abspath(os.path.expanduser(store or default_store())))
     together = together or (10 if gpu_count() and not shard else 1)  # all machines must cut the same parts
     jobs = plan_jobs(requests(what, methods, seeds, store=str(store.folder), **overrides), together)
     return make_plan(_part(jobs, shard), store, known and known_configs(known))
@@ -98,7 +98,7 @@ def sweep(
     "Compute what is missing of a table. Whatever stops it, the same call goes on."
     check_choice(engine, ENGINES, 'engine')
     if (engine == 'shard') != (shard is not None): raise ValueError("engine='shard' and shard='i/n' belong together")
-    folder = Store(os.path.abspath(store or default_store()))
+    folder = Store(os.path.abspath(os.path.expanduser(store or default_store())))
     asked = dict(shard=shard, store=folder.folder, together=together, known=known, **overrides)
     todo = plan(what, methods, seeds, **asked)
     if progress: print(todo)
@@ -209,12 +209,13 @@ def _command(words: list | None) -> int: # exit status
     "What the command line asks for."
     a = _parser().parse_intermixed_args(words)
     if a.list: return print(_list()) or 0
+    store = Store(os.path.abspath(os.path.expanduser(a.store or default_store())))
     names = [w for w in a.what if '=' not in w]
     methods = [m for m in a.methods or [] if '=' not in m] or None
     said = assignments([w for w in a.what + (a.methods or []) if '=' in w])
     if not names:
         if not a.status: raise ValueError("name a table or an experiment; w2snb_sweep --list names them all")
-        return print(store_status(Store(os.path.abspath(a.store or default_store())))) or 0
+        return print(store_status(store)) or 0
     if options := said.keys() & (vars(a).keys() | {'notebooks'}):
         raise ValueError(f"{(k := min(options))}={said[k]}: this is an option here, see w2snb_sweep --help")
     asked = dict(shard=a.shard, store=a.store, known=a.known, together=a.together, **said)
@@ -224,7 +225,7 @@ def _command(words: list | None) -> int: # exit status
                       address=a.address, retry_failed=a.retry_failed, timeout=a.timeout, notebooks=not a.no_notebooks,
                       notebook=a.notebook, **asked)
     print(end)
-    for line in failures(end, Store(os.path.abspath(a.store or default_store())))[:20]: print('failed:', line)
+    for line in failures(end, store)[:20]: print('failed:', line)
     if end.failed and not a.retry_failed: print("what failed is tried again with --retry-failed")
     return 1 if end.failed and not (a.dry_run or a.status) else 0
 
