@@ -17,18 +17,37 @@ from pydantic_core import PydanticCustomError
 from .core import nearest, shown_value
 from .losses import check_params, get_method, method_and_preset
 
-# %% ../nbs/05b_parameters.ipynb #583c6045
+# %% ../nbs/05b_parameters.ipynb #69e28c0f
 PATHS = ('data', 'weights', 'store')
 
-class Parameters(BaseModel):
+class _Values(BaseModel):
+    "How values are read: types are strict, and a path is one that can be."
+    model_config = ConfigDict(extra='forbid', allow_inf_nan=False, strict=True)
+
+    @field_validator('*', mode='before')
+    @classmethod
+    def _plain(cls, value):
+        if isinstance(value, Integral) and not isinstance(value, bool): return int(value)  # numpy's, too
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    @field_validator('teacher', *PATHS, check_fields=False)
+    @classmethod
+    def _path(cls, value):
+        if value is None: return None
+        if '\0' in value: raise PydanticCustomError('path', 'a path holds no null byte')
+        if any(len(os.fsencode(part)) > 255 for part in value.split(os.sep)):
+            raise PydanticCustomError('path', 'no part of a path is longer than 255 bytes')
+        return os.path.expanduser(value)
+
+# %% ../nbs/05b_parameters.ipynb #583c6045
+class Parameters(_Values):
     "What may be said about a run. None: the default of the experiment or the method."
-    model_config = ConfigDict(extra='forbid', allow_inf_nan=False, strict=True)  # '1' is no number, True neither
     experiment: str = Field('digits', description='a name from experiments.EXPERIMENTS')
     method: str = Field('acd', description='a loss from losses.METHODS, or <loss>:<preset>')
     seed: int = Field(0, ge=0, description='student, batch order and augmentation')
     teacher_seed: int | None = Field(None, ge=0, description='split and teacher; None: the seed, for pairs on CIFAR-100 0')
     supervision: Literal['teacher', 'teacher+labels'] | None = Field(None, description='what the student may see')
-    teacher: str | None = Field(None, description='weak network of models.NETWORKS; for a probe a backbone or a file of labels (.csv, .tsv)')
+    teacher: str | None = Field(None, description='weak network of models.NETWORKS; for a probe a backbone or a .csv of labels')
     student: str | None = Field(None, description='strong network of models.NETWORKS; for a probe a backbone')
     recipe: str | None = Field(None, description='a name from recipes.RECIPES')
     T: float | None = Field(None, gt=0, description='softmax temperature')
@@ -48,21 +67,6 @@ class Parameters(BaseModel):
     weights: str | None = Field(None, description='folder with checkpoints of backbones; None: W2SNB_WEIGHTS')
     store: str | None = Field(None, description='folder for records; None: reports/store')
     force: bool = Field(False, description='run again even if the record exists')
-
-    @field_validator('*', mode='before')
-    @classmethod
-    def _plain(cls, value):
-        if isinstance(value, Integral) and not isinstance(value, bool): return int(value)  # numpy's, too
-        return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-    @field_validator('teacher', *PATHS)
-    @classmethod
-    def _path(cls, value):
-        if value is None: return None
-        if '\0' in value: raise PydanticCustomError('path', 'a path holds no null byte')
-        if any(len(os.fsencode(part)) > 255 for part in value.split(os.sep)):
-            raise PydanticCustomError('path', 'no part of a path is longer than 255 bytes')
-        return os.path.expanduser(value)
 
 METHOD_PARAMETERS = ('T', 'tau', 'alpha', 'beta', 'eps')  # belong to the loss; a method may have others of its own
 
