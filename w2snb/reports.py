@@ -335,7 +335,7 @@ def plot_differences(
         ax.plot(100 * i.value, y, 'o', ms=5, color=COLORS['student'], mfc=COLORS['student'] if p < .05 else 'white')
     marks = [Line2D([], [], marker='o', ls='', ms=5, color=COLORS['student'], mfc=f, label=f"Holm's p {t}")
              for f, t in ((COLORS['student'], '< .05'), ('white', '.05 or more'))]
-    ax.legend(handles=marks, loc='lower right', title='difference')
+    ax.legend(handles=marks, loc='upper left', title='difference')
     ax.axvline(0, color='0.4', lw=.8)
     ax.tick_params(labelsize=10)
     ax.set(yticks=range(len(table)), yticklabels=table.index, xlabel=f"{column} (points), n = {table['n'].iloc[0]} seeds")
