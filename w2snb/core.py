@@ -6,7 +6,7 @@
 __all__ = ['STREAMS', 'PRECISIONS', 'RESULT_VERSION', 'CODE', 'shown_value', 'first_line', 'nearest', 'check_choice',
            'stream_seed', 'generator', 'seeded', 'resolve_device', 'autocast', 'content_hash', 'array_hash',
            'file_hash', 'write_atomic', 'project_root', 'cache_folder', 'default_store', 'shown_path', 'stale_modules',
-           'code_hashes', 'changed_since', 'provenance']
+           'code_hashes', 'changed_since', 'provenance', 'stage_text', 'StageLine', 'progress_bar']
 
 # %% ../nbs/00_core.ipynb #7de824df
 import contextlib, difflib, functools, hashlib, json, os, platform, re, secrets, subprocess
@@ -275,3 +275,57 @@ def provenance(
         versions=versions | dict(python=platform.python_version()),
         hardware=dict(system=platform.system(), processor=_processor(), cores=os.cpu_count(),
                       threads=torch.get_num_threads(), device=str(device), gpu=gpu))
+
+# %% ../nbs/00_core.ipynb #bf16a088
+import io, sys
+from tqdm.std import tqdm
+
+def stage_text(
+    title: str, # of the stage
+    done: int, total: int, # units
+    seconds: float, # since it began
+    begun: int = 0, # units that were done before
+    note: str = '', # between the share and the time
+    stopped: bool = False, # nothing more will be done
+) -> str:
+    "A stage in one line: how far it is, and the time left at the pace so far."
+    clock, share = tqdm.format_interval, f'{100 * done / total:.0f} %' if total else ''
+    if done >= total: return f'{title}: done in {clock(seconds)}'
+    if stopped: return f'{title}: stopped at {share} after {clock(seconds)}'
+    left = f'{clock((total - done) * seconds / (done - begun))} left' if done > begun else ''
+    return f'{title}: ' + ', '.join(filter(None, (share, note, left)))
+
+# %% ../nbs/00_core.ipynb #1fd9ffbb
+class StageLine(tqdm):
+    "A tqdm that is one line of a notebook's output, on stdout's side of it and never on stderr."
+    def __init__(self, *args, **options):
+        self.handle = None
+        super().__init__(*args, **options | dict(file=io.StringIO()))
+
+    def display(self, msg=None, pos=None):
+        "Show the line, or bring it up to date."
+        from IPython.display import display
+        d = self.format_dict
+        text = str(self) if self.bar_format else stage_text(
+            d['prefix'] or 'progress', d['n'], d['total'] or 0, d['elapsed'], d['initial'], d['postfix'] or '', self.disable)
+        if self.handle: self.handle.update({'text/plain': text}, raw=True)
+        else: self.handle = display({'text/plain': text}, raw=True, display_id=True)
+
+def _has_front_end(shell) -> bool:
+    "Whether somebody sees a kernel's widgets."
+    import psutil
+    if '__vsc_ipynb_file__' in shell.user_ns or 'google.colab' in sys.modules: return True
+    try: return 'JPY_SESSION_NAME' in os.environ.keys() - psutil.Process().parent().environ().keys()
+    except (psutil.Error, AttributeError): return 'JPY_SESSION_NAME' in os.environ
+
+# %% ../nbs/00_core.ipynb #4aa0bf0a
+def progress_bar(
+    iterable=None, # what is gone through, if the bar is to count it
+    **options, # of tqdm: `total`, `desc`, `unit`, `disable`, ...
+): # a tqdm
+    "Progress as the place can show it: a bar in a terminal or a front end, a line in a notebook without one."
+    shell = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)()
+    if getattr(shell, 'kernel', None) is None: kind = tqdm
+    elif not _has_front_end(shell): kind = StageLine
+    else: from tqdm.notebook import IProgress, tqdm as widget; kind = StageLine if IProgress is None else widget
+    return kind(iterable, **options)

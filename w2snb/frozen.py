@@ -16,10 +16,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from .core import (RESULT_VERSION, array_hash, autocast, cache_folder, check_choice, content_hash, resolve_device,
-                        seeded, shown_path, write_atomic)
+from .core import (RESULT_VERSION, array_hash, autocast, cache_folder, check_choice, content_hash, progress_bar,
+                        resolve_device, seeded, shown_path, write_atomic)
 from .data import DATASETS, ImageSet, normalise, to_float
 from .models import build_model, check_network, feature_stages, load_weights, weights_folder
 
@@ -254,7 +253,7 @@ def _done(file: Path, n: int) -> int:
 # %% ../nbs/06_frozen.ipynb #614c5e4d
 def _fill(x: np.ndarray, work: Path, images: ImageSet, ask: Callable, done: int, batch: int, shard: int, title):
     "Ask the network about all images that are left, and note each finished shard."
-    with tqdm(total=len(x), initial=done, desc=title, unit='image', disable=title is None, mininterval=1.) as bar:
+    with progress_bar(total=len(x), initial=done, desc=title, unit='image', disable=title is None, mininterval=1.) as bar:
         for start in range(done, len(x), shard):
             stop = min(start + shard, len(x))
             for i in range(start, stop, batch):

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
-from .core import check_choice, generator
+from .core import check_choice, generator, progress_bar
 from .losses import get_method
 from .train import batches
 
@@ -208,7 +207,7 @@ def train_heads(
     groups, steps = head_groups(heads), -(-m // batch)
     optimizer = _optimizer(heads, stack.weight, stack.bias, fused=x.device.type in ('cpu', 'cuda'))
     source = _batches(x.device, lessons, batch, steps * epochs)
-    for step in tqdm(range(steps * epochs), desc=title, disable=title is None, unit='step', mininterval=1.):
+    for step in progress_bar(range(steps * epochs), desc=title, disable=title is None, unit='step', mininterval=1.):
         rows, teacher, labels = next(source)  # [s, b], [s, b, c], [s, b]
         seen = stack.scaled(x[rows])  # [s, b, d]
         clocks = dict(epoch=step // steps / epochs, step=step / (steps * epochs))

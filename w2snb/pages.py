@@ -130,10 +130,15 @@ def picture(
     "A picture inside the page."
     return f'<img alt="{html.escape(about)}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
 
-def _output_html(output) -> str:
+def _alt(source: str, heading: str) -> str:
+    "What a cell's figure shows: its line `#| fig-alt: ...`, as Quarto has it, or else the heading it stands under."
+    described = re.search(r'^#\|\s*fig-alt:\s*(.+)$', source, re.M)
+    return described[1] if described else f'Figure: {heading}'
+
+def _output_html(output, alt: str) -> str:
     "One output of a cell; what goes to stderr is not shown."
     data = output.get('data', {})
-    if 'image/png' in data: return picture(base64.b64decode(data['image/png']), 'png', 'figure') + '\n'
+    if 'image/png' in data: return picture(base64.b64decode(data['image/png']), 'png', alt) + '\n'
     if 'text/markdown' in data: return f"<div class=\"wide\">{to_html(data['text/markdown'])}</div>\n"
     text = data.get('text/plain') or (output.get('text') if output.get('name') != 'stderr' else '') or ''
     return f'<pre>{html.escape(text)}</pre>\n' if text else ''
@@ -143,12 +148,14 @@ def notebook_html(
     name: str, # prefix of the names of its headings
 ) -> str:
     "An executed notebook as a chapter: text and outputs, the code folded away."
-    parts = []
+    parts, heading = [], name
     for cell in notebook.cells:
-        if cell.cell_type == 'markdown': parts.append(to_html(cell.source, f'{name}-', 1))
+        if cell.cell_type == 'markdown':
+            parts.append(to_html(cell.source, f'{name}-', 1))
+            heading = (re.findall(r'^#+ (.+)$', cell.source, re.M) or [heading])[-1]
         if cell.cell_type != 'code' or cell.source.startswith('#| hide'): continue
         parts.append(f'<details><summary>code</summary><pre>{html.escape(cell.source)}</pre></details>\n')
-        parts += map(_output_html, cell.outputs)
+        parts += [_output_html(o, _alt(cell.source, heading)) for o in cell.outputs]
     return ''.join(parts)
 
 # %% ../nbs/13c_pages.ipynb #b92adff6

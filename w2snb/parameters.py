@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PATHS', 'METHOD_PARAMETERS', 'Parameters', 'check_parameters', 'assigned_literals', 'injected_parameters',
-           'notebook_parameters']
+           'short_errors', 'notebook_parameters']
 
 # %% ../nbs/05b_parameters.ipynb #17b17c1c
-import ast, os
+import ast, contextlib, os, traceback
 from numbers import Integral
 from typing import Literal
 
@@ -125,13 +125,26 @@ def injected_parameters(
     ours = previous.startswith('# Parameters') or previous.startswith(f'{next(iter(Parameters.model_fields))}:')
     return assigned_literals(previous) if ours else {}
 
+# %% ../nbs/05b_parameters.ipynb #96986260
+@contextlib.contextmanager
+def short_errors():
+    "Show an error that w2snb raises as its sentence alone, in JupyterLab and under papermill; it stays the same error."
+    try: yield
+    except (ValueError, OSError) as e:
+        *_, (frame, _) = traceback.walk_tb(e.__traceback__)
+        if frame.f_globals.get('__name__', '').startswith('w2snb.'):
+            lines = [f'{type(e).__name__}: {e}']
+            e._render_traceback_ = lambda: lines  # IPython shows these instead of its own
+        raise
+
 # %% ../nbs/05b_parameters.ipynb #71a5c67b
 def notebook_parameters(
     namespace: dict, # `globals()` of the notebook, below its parameters cell
 ) -> dict: # names and values for `experiments.run`, paths without ~
     "The parameters of a notebook's run, every name and value checked; the cell may add parameters of the method."
-    injected = injected_parameters(namespace.get('In') or [])
-    listed = {k: namespace[k] for k in Parameters.model_fields if k in namespace}
-    given = {k: v for k, v in (listed | injected).items() if v is not None}
-    checked, _ = check_parameters(**given)
+    with short_errors():
+        injected = injected_parameters(namespace.get('In') or [])
+        listed = {k: namespace[k] for k in Parameters.model_fields if k in namespace}
+        given = {k: v for k, v in (listed | injected).items() if v is not None}
+        checked, _ = check_parameters(**given)
     return given | {k: getattr(checked, k) for k in ('teacher', *PATHS) if k in given}

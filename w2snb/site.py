@@ -26,6 +26,8 @@ def for_site(
         source = ''.join(cell['source'])
         if cell['cell_type'] == 'raw' or re.match(r'#\|\s*(hide|default_exp)\b', source): continue
         if source.startswith('#| echo: false'): cell['metadata'] = dict(tags=['remove-input'])
+        if alt := re.search(r'^#\|\s*fig-alt:\s*(.+)$', source, re.M):
+            cell['metadata'] = cell['metadata'] | dict(mystnb=dict(image=dict(alt=alt[1])))  # read by myst-nb
         if cell['cell_type'] == 'code': source = re.sub(r'^#\|.*\n?', '', source, flags=re.M)
         else: source = re.sub(r'\]\(#([^)]+)\)', lambda m: f'](#{slug(m[1])})', source)
         cell['source'] = source.strip('\n')

@@ -10,9 +10,7 @@ import argparse, ast, os, signal, sys, time
 from dataclasses import replace
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
-from .core import check_choice, default_store, project_root, shown_path
+from .core import check_choice, default_store, progress_bar, project_root, shown_path
 from .engines import Ask, DaskEngine, LocalEngine, gpu_count, local_workers
 from .experiments import EXPERIMENTS
 from .locks import living, tidy
@@ -57,7 +55,7 @@ class Watch:
         self.known, self.failed_before = plan.done, plan.failed
         self.guess, self.next, self.names = (plan.seconds or 0) / workers, 0., {f'job-{j.name}': j for j in plan.jobs}
         self.first, self.every = len(plan.done), 1 if sys.stderr.isatty() else 15
-        self.bar = tqdm(total=len(self.keys), initial=self.first, disable=not show,
+        self.bar = progress_bar(total=len(self.keys), initial=self.first, disable=not show,
                         bar_format='{l_bar}{bar:20}| {n}/{total} done{postfix}')
 
     def update(self):

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .augmentation import EVALUATIONS, mix
 from .checkpoints import Checkpoints
-from .core import autocast, generator, seeded
+from .core import autocast, generator, progress_bar, seeded
 from .data import AUGMENTATIONS, normalise, to_float
 from .losses import Method, ce
 from .models import Taps, pair_maps
@@ -271,7 +270,8 @@ def check_team(team: Team, recipe: Recipe, n: int) -> Team:
 
 def _bar(title: str | None, images: int, seen: int):
     "Progress in images per second; no title, no bar."
-    return tqdm(total=images, initial=seen, desc=title, unit=' images', unit_scale=True, disable=title is None, mininterval=1.)
+    return progress_bar(total=images, initial=seen, desc=title, unit=' images', unit_scale=True,
+                        disable=title is None, mininterval=1.)
 
 def _images_of(steps: int, recipe: Recipe, n: int) -> int:
     "How many images so many steps see, of `n`; the last batch of a pass may be smaller."
