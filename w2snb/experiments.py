@@ -72,6 +72,9 @@ DIGITS = register_experiment(Experiment(
 for n in GOLD:
     if n != DIGITS.gold:
         register_experiment(replace(DIGITS, name=f'digits-{n}_labels', gold=n, about=f'digits with {n} gold labels'))
+    register_experiment(replace(
+        DIGITS, name=f'digits-cnn_from_linear-{n}_labels_697_images', gold=n, train_size=697, recipe='digits_340',
+        about=f'digits with {n} gold labels, 697 images for the student and 340 steps'))
 
 register_experiment(Experiment(
     'digits-cnn_from_cnn', 'digits', 'digits_small_cnn', 'digits_cnn', 'digits_few', supervision='teacher+labels',

@@ -98,8 +98,8 @@ def _resized(x: Tensor, size: tuple, mode: str = 'area') -> Tensor:  # [b, d, h,
     return x if x.shape[2:] == size else F.interpolate(x, size, mode=mode)
 
 # %% ../nbs/01d_features.ipynb #cd2e89f6
-@register_method(source='Romero et al. 2015, eq. 3; all stages as in the code of Guo et al. 2024', needs=('features',),
-                 features='maps', adapter=FitnetAdapter)
+@register_method(source='Romero et al. 2015, eq. 3; here all stages, in the code of Guo et al. 2024 the first four',
+                 needs=('features',), features='maps', adapter=FitnetAdapter)
 def fitnet(
     student: list, # maps [b, d, h, w] of each stage, adapted to the teacher's shapes
     teacher: list, # maps [b, d, h, w] of each stage, constants

@@ -82,6 +82,7 @@ class Method:
     votes: bool = False # the student's own prediction counts beside the teacher's
     allowed: dict = field(default_factory=dict) # parameter -> its values, where they are not those of `ALLOWED`
     presets: dict = field(default_factory=dict) # name -> `Preset`, published settings
+    optional: dict = field(default_factory=dict) # further parameters and their defaults, in a run's configuration where they differ
     source: str = '' # paper and equation
     builtin: bool = False # from this package: its results may be stored and reused
 
@@ -106,6 +107,7 @@ def register_method(
     votes: bool = False, # the student's own prediction counts
     allowed: dict | None = None, # parameter -> (low, high) or words, where they are not those of `ALLOWED`
     presets: dict | None = None, # name -> `Preset`
+    optional: dict | None = None, # further parameters and their defaults, left out of a run's id while they have them
     **schedule_params, # parameters of the schedule, with defaults
 ):
     "Decorator: make a loss function a method under its own name. Its keyword defaults are its parameters."
@@ -116,8 +118,8 @@ def register_method(
             warnings.warn(f"{f.__name__} replaces the method of this package in this session")
         METHODS[f.__name__] = Method(
             f.__name__, f, own | schedule_params, frozenset(needs), 'labels' in inspect.signature(f).parameters,
-            uses_teacher, schedule, clock, features, adapter, observe, votes, dict(allowed or {}), dict(presets or {}), source,
-            builtin)
+            uses_teacher, schedule, clock, features, adapter, observe, votes, dict(allowed or {}), dict(presets or {}),
+            dict(optional or {}), source, builtin)
         return f
     return register
 
@@ -151,8 +153,12 @@ def ramp_factor(
     progress: float, # share of training done, 0..1
     fraction: float, # share of training after which the factor is 1; 0: at once
     shape: str = 'linear', # 'linear', or 'jump' of the code of Burns et al.
+    epochs: int = 0, # so many, counted from 1 as in the code of Guo et al.; 0: a share of training, counted from 0
 ) -> float: # 0..1
     "How much of a parameter counts by now."
+    if epochs:
+        epoch = math.floor(progress * epochs + 1e-6) + 1
+        return 1. if epoch >= int(fraction * epochs) else epoch / (fraction * epochs)
     if shape == 'jump': return progress if progress <= fraction else 1.
     return min(1., progress / fraction) if fraction else 1.
 
@@ -162,7 +168,7 @@ def linear_ramp(
     "A schedule: `name` grows from 0 to its value over `ramp_fraction` of training, in the shape `ramp_shape` if there is one."
     def schedule(progress, params):
         p = dict(params)
-        factor = ramp_factor(progress, p.pop('ramp_fraction'), p.pop('ramp_shape', 'linear'))
+        factor = ramp_factor(progress, p.pop('ramp_fraction'), p.pop('ramp_shape', 'linear'), p.pop('ramp_epochs', 0))
         return p | {name: p[name] * factor}
     return schedule
 
@@ -170,7 +176,7 @@ def linear_ramp(
 # parameter -> (low, high), both allowed, or the words it may be
 ALLOWED = dict(
     T=(.001, 1000), tau=(.001, 1_000_000), q=(1e-6, 1), alpha=(0, 1), beta=(0, 1000), eps=(0, 1), ramp=(0, 1),
-    ramp_fraction=(0, 1), threshold=(0, 1), distance=(0, 1000), angle=(0, 1000), group=(1, 1_000_000),
+    ramp_fraction=(0, 1), ramp_epochs=(0, 1_000_000), threshold=(0, 1), distance=(0, 1000), angle=(0, 1000), group=(1, 1_000_000),
     ramp_shape=('linear', 'jump'), hard=('argmax', 'prior'), weight=('formula', 'swapped', 'constant', 'shuffled'))
 
 def check_params(
@@ -178,15 +184,17 @@ def check_params(
     params: dict, # what the user gave
 ) -> dict: # `params`, numbers as the type of their default
     "Refuse parameters that a method does not have, and values out of range."
-    if unknown := sorted(set(params) - set(method.params)):
-        has = ', '.join(method.params) or 'none'
+    if unknown := sorted(set(params) - set(method.params) - set(method.optional)):
+        has = ', '.join(method.params | method.optional) or 'none'
         raise ValueError(f"method {method.name} has no parameter {unknown[0]!r}: its parameters are {has}")
-    return {k: _check_value(method, k, v) for k, v in params.items()}
+    checked = {k: _check_value(method, k, v) for k, v in params.items()}
+    return {k: v for k, v in checked.items() if k not in method.optional or v != method.optional[k]}
+
 
 # %% ../nbs/01_methods.ipynb #b6b3008c
 def _check_value(method: Method, name: str, value):
     "A value of the type of its default, within what is allowed."
-    default, allowed = method.params[name], (ALLOWED | method.allowed).get(name, (None, None))
+    default, allowed = (method.optional | method.params)[name], (ALLOWED | method.allowed).get(name, (None, None))
     if isinstance(default, (bool, str)): return _check_word(method, name, value, allowed)
     if not isinstance(default, (int, float)): return value
     (low, high), whole = allowed, isinstance(default, int)

@@ -99,7 +99,7 @@ def check_parameters(
 
 def _own_names(method: str) -> set:
     "Parameters of a method, none if there is no such method."
-    try: return set(get_method(str(method).partition(':')[0]).params)
+    try: return set((m := get_method(str(method).partition(':')[0])).params) | set(m.optional)
     except ValueError: return set()
 
 # %% ../nbs/05b_parameters.ipynb #d8616af3

@@ -80,6 +80,9 @@ for tau in (.5, 32.):
 register_table(Table('digits_labels', 'Digits: how many true labels the teacher had',
                      tuple('digits' if n == DIGITS.gold else f'digits-{n}_labels' for n in GOLD), ('acd',), TEN, None,
                      results=('digits.jsonl',)))
+register_table(Table('digits_labels_697_images', 'Digits: how many true labels the teacher had, images and steps being equal',
+                     tuple(f'digits-cnn_from_linear-{n}_labels_697_images' for n in GOLD), ('acd',), TEN, None,
+                     results=('digits-cnn_from_linear.jsonl',)))
 register_table(Table('digits_pair', 'Digits: true labels beside the teacher', ('digits-cnn_from_cnn',),
                      ('ce', 'soft_ce', 'bkd', 'dkd', 'aug_conf', 'acd', 'rkd', 'fitnet', 'reviewkd'), TEN, 'ce',
                      results=('digits-cnn_from_cnn.jsonl',)));
