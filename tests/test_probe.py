@@ -1,8 +1,5 @@
 """Frozen features, heads and probes where a reader of the notebooks would be bored."""
 import os
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from apart import start_apart, wait_apart
 from w2snb.data import digits, from_folder, load_images
 from w2snb.experiments import EXPERIMENTS, register_experiment, resolve, run, run_many
 from w2snb.frozen import BACKBONES, Backbone, Embedder, _allocate, frozen_features, get_backbone
@@ -23,18 +21,18 @@ from w2snb.networks import NETWORKS, register_network
 PROBE = "digits-random_cnn_from_pixels"
 SHORT = dict(epochs=2, train_size=200, device="cpu", progress=False)
 
-EXTRACT = """
-import sys, time
-import w2snb.frozen as f
-from w2snb.data import digits
-class Slow(f.Embedder):
-    def forward(self, x):
-        time.sleep(0.02)
-        return super().forward(x)
-f.Embedder = Slow
-x = f.frozen_features(digits(), "digits_random_cnn", device="cpu", batch=32, shard=64, progress=False)
-print("asked", flush=True)
-"""
+
+def extract():
+    """In a process of its own: features of all digits, slowly."""
+    import w2snb.frozen as f
+
+    class Slow(f.Embedder):
+        def forward(self, x):
+            time.sleep(0.02)
+            return super().forward(x)
+
+    f.Embedder = Slow
+    f.frozen_features(digits(), "digits_random_cnn", device="cpu", batch=32, shard=64, progress=False)
 
 
 @pytest.fixture
@@ -49,16 +47,15 @@ def finished(cache):
 
 def test_killed_extractions_leave_no_cache_that_looks_finished(cache):
     """Killed five times at different moments, then left alone: the features are those of an undisturbed run."""
-    environment = dict(os.environ, OMP_NUM_THREADS="1")
     for wait in (0.05, 0.2, 0.35, 0.5, 0.65):
-        process = subprocess.Popen([sys.executable, "-c", EXTRACT], env=environment, stdout=subprocess.PIPE)
+        process = start_apart(extract)
         for _ in range(600):  # the wait counts from the first shard on
-            if list(cache.glob(".*/done")) or process.poll() is not None:
+            if list(cache.glob(".*/done")) or not process.is_alive():
                 break
             time.sleep(0.05)
         time.sleep(wait)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         assert finished(cache) == []
     noted = [int(f.read_text()) for f in cache.glob(".*/done")]
     assert noted and 0 < noted[0] < 1797
@@ -69,9 +66,8 @@ def test_killed_extractions_leave_no_cache_that_looks_finished(cache):
 
 
 def test_two_processes_extract_once(cache):
-    environment = dict(os.environ, OMP_NUM_THREADS="1")
-    both = [subprocess.Popen([sys.executable, "-c", EXTRACT], env=environment, stdout=subprocess.PIPE) for _ in range(2)]
-    assert [p.wait(timeout=300) for p in both] == [0, 0]
+    both = [start_apart(extract) for _ in range(2)]
+    assert [wait_apart(p) for p in both] == [0, 0]
     assert len(finished(cache)) == 1 and not list(cache.glob(".*/x.npy"))
 
 

@@ -1,16 +1,13 @@
 """Locks: never two at once, whatever is killed when; nobody waits for the dead."""
 import json
-import multiprocessing
 import os
 import signal
 import time
 
 import pytest
 
+from apart import start_apart
 from w2snb.locks import EXPIRY, Busy, Claims, Lock, living, this_machine, tidy
-
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["pytest", "w2snb.locks"])
 
 
 def work(folder, number, turns):
@@ -29,9 +26,7 @@ def work(folder, number, turns):
 
 def test_never_two_at_once(tmp_path):
     (tmp_path / "count").write_text("0")
-    crowd = [FORKS.Process(target=work, args=(tmp_path, i, 10)) for i in range(8)]
-    for p in crowd:
-        p.start()
+    crowd = [start_apart(work, tmp_path, i, 10) for i in range(8)]
     for p in crowd:
         p.join(120)
     assert [p.exitcode for p in crowd] == [0, -9] * 4
