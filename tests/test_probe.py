@@ -61,7 +61,7 @@ def test_killed_extractions_leave_no_cache_that_looks_finished(cache):
     assert noted and 0 < noted[0] < 1797
     resumed = frozen_features(digits(), "digits_random_cnn", device="cpu", batch=32, shard=64, progress=False)
     undisturbed = Embedder(get_backbone("digits_random_cnn"))(torch.from_numpy(digits().x))
-    np.testing.assert_allclose(resumed, undisturbed.numpy(), atol=1e-5)
+    np.testing.assert_allclose(resumed, undisturbed.numpy(), rtol=1e-4, atol=1e-5)
     assert len(finished(cache)) == 1
 
 
