@@ -16,6 +16,7 @@ from PIL import Image
 from w2snb.augmentation import enlarged_middle, mix
 from w2snb.data import AUGMENTATIONS, canonical, load_images, to_float
 
+pytestmark = pytest.mark.quick
 NAMES = [f"class_{i:02d}" for i in range(10)]
 DATA = os.environ.get("W2SNB_DATA")
 

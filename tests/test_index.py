@@ -41,6 +41,7 @@ def test_concurrent_writers_and_readers(tmp_path):
     assert not list(index_path(store).parent.glob(".*"))
 
 
+@pytest.mark.quick
 def test_a_wrong_index_is_mended(tmp_path):
     store = Store(tmp_path)
     for i in range(5):
@@ -53,6 +54,7 @@ def test_a_wrong_index_is_mended(tmp_path):
         pd.testing.assert_frame_equal(pd.read_parquet(path), frame)
 
 
+@pytest.mark.quick
 def test_a_line_that_lies_is_not_believed(tmp_path):
     """The index says where to look; what counts is the record."""
     store = Store(tmp_path)
@@ -65,6 +67,7 @@ def test_a_line_that_lies_is_not_believed(tmp_path):
     assert {content_hash(r.params) for r in found.values()} <= {content_hash(dict(i=0))}
 
 
+@pytest.mark.quick
 def test_a_failed_run_is_not_found(tmp_path):
     store = Store(tmp_path)
     store.put(record(0, status="failed", message="why"))

@@ -88,6 +88,7 @@ def test_read_only_cache_is_one_sentence(tmp_path, monkeypatch):
         frozen_features(digits()[:20], "digits_random_cnn", device="cpu", progress=False)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("damage", ["meta.json", "x.npy"])
 def test_damaged_features_are_made_again(cache, damage):
     asking = dict(device="cpu", progress=False)
@@ -159,6 +160,7 @@ def test_every_method_alone_or_among_others(name):
     assert alone.weight.isfinite().all()
 
 
+@pytest.mark.quick
 def test_run_takes_a_probe_by_name(store):
     record = run(PROBE, "acd", **SHORT)
     assert record.status in ("ok", "collapsed") and "pgr" in record.metrics
@@ -311,6 +313,7 @@ def own_images(small_imagenet):
     return dict(data=folder, student="strong", device="cpu", progress=False, epochs=5)
 
 
+@pytest.mark.quick
 def test_images_of_ones_own_with_a_file_of_labels(own_images, store):
     """The records know the labeller, test on a fifth, and a strong student beats random errors."""
     labels = own_images["data"] / "labels.csv"
@@ -321,6 +324,7 @@ def test_images_of_ones_own_with_a_file_of_labels(own_images, store):
     assert records[0].correct["teacher"] == records[2].correct["teacher"]  # the test images are those of every seed
 
 
+@pytest.mark.quick
 def test_images_of_ones_own_with_a_backbone(own_images, store):
     """Class folders alone: half for the teacher, half for the student."""
     record = run("probe", "soft_ce", teacher="random:squeezenet1_1@64", **own_images)
@@ -336,6 +340,7 @@ def test_recommendation_for_images_of_ones_own(own_images, store):
     assert not list(store.glob("*.json"))  # trials leave no record
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("change, said", [
     (lambda t: t.replace("class2\n", "cow\n", 1), "says 'cow', which is none of the 3 classes"),
     (lambda t: "\n".join(t.split("\n")[:-5]), "lacks 4 of 180 images"),
@@ -348,6 +353,7 @@ def test_a_wrong_file_of_labels_is_one_sentence(own_images, store, change, said)
         run("probe", "soft_ce", teacher=str(labels), **own_images)
 
 
+@pytest.mark.quick
 def test_missing_things_are_named(own_images, store, tmp_path):
     with pytest.raises(FileNotFoundError, match="file of labels 'no.csv' does not exist"):
         run("probe", "soft_ce", teacher="no.csv", **own_images)

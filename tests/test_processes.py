@@ -84,6 +84,7 @@ def test_what_failed_is_said(tmp_path):
         launch(lambda: 1 // 0, 2, cpu=True)
 
 
+@pytest.mark.quick
 def test_refusals():
     with pytest.raises(ValueError, match="num_processes=5 does not divide the batch of 64"):
         resolve("digits", num_processes=5)

@@ -168,6 +168,7 @@ def test_read_only_store(small_disk, capsys):
     assert last.startswith("w2snb_sweep: store ") and last.endswith("cannot be written: Read-only file system") and "\n" not in last
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "words, sentence",
     [
@@ -201,6 +202,7 @@ def test_plans_are_quick_in_a_large_store(tmp_path):
     assert time.monotonic() - start < 60
 
 
+@pytest.mark.quick
 def test_shards_together_are_the_whole(tmp_path):
     whole = {r.key for r in plan("probes_scaled", store=tmp_path).runs}
     parts = [r.key for i in (1, 2, 3) for r in plan("probes_scaled", shard=f"{i}/3", store=tmp_path).runs]
