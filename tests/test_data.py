@@ -9,11 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import torchvision
 from PIL import Image
 
-from w2snb.data import canonical, load_images
+from w2snb.augmentation import enlarged_middle, mix
+from w2snb.data import AUGMENTATIONS, canonical, load_images, to_float
 
+pytestmark = pytest.mark.quick
 NAMES = [f"class_{i:02d}" for i in range(10)]
 DATA = os.environ.get("W2SNB_DATA")
 
@@ -142,3 +145,18 @@ def test_a_cache_that_cannot_be_written_costs_no_run(tmp_path, monkeypatch):
 def test_real_cifar100():
     test = load_images("cifar100", "test", DATA)
     assert test.x.shape == (10_000, 32, 32, 3) and (np.bincount(test.y) == 100).all()
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_views_are_drawn_from_their_generator_only(name):
+    """The same generator gives the same views, whatever torch's own stream is; they are images as before."""
+    x = to_float(torch.randint(256, (12, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
+    views = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        views.append(AUGMENTATIONS[name](x.clone(), torch.Generator().manual_seed(0)))
+    assert views[0].shape == x.shape and torch.equal(*views)
+    assert 0 <= views[0].min() and views[0].max() <= 1
+    mixed, share = mix(x, 1.0, torch.Generator().manual_seed(0))
+    assert 0 <= share <= 1 and (mixed - share * x - (1 - share) * x.flip(0)).abs().max() <= 1 / 255
+    assert enlarged_middle(x).shape == x.shape

@@ -45,6 +45,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("case, expected", RKD, ids=range(len(RKD)))
 def test_rkd_value_and_gradient(case, expected):
     student, teacher = (torch.tensor(case[k], dtype=torch.float64) for k in ("student", "teacher"))
@@ -118,6 +119,7 @@ def test_rkd_is_not_made_coarse_by_autocast():
     assert torch.equal(inside, rkd(student, teacher))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("make, method", [(FitnetAdapter, "fitnet"), (ReviewAdapter, "reviewkd")])
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("b", [1, 3])
@@ -185,6 +187,7 @@ def test_context_weights(size, grids):
     assert context_loss(a, b).item() == pytest.approx(expected.item(), rel=1e-12)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("loss", [fitnet, reviewkd])
 def test_map_losses_refuse_what_does_not_fit(loss):
     a, b = maps(LIKE), maps(LIKE[:3] + [(64, 1, 8), (64, 1, 1)])
@@ -255,6 +258,7 @@ def test_taps_for_a_whole_training(kind):
     assert plain.keys() == tapped.keys() and all(torch.equal(plain[k], tapped[k]) for k in plain)
 
 
+@pytest.mark.quick
 def test_networks_that_do_not_say():
     with pytest.raises(ValueError, match="network ResNet does not say where its features are"):
         feature_stages(build_model("torchvision:resnet18", 10))

@@ -1,11 +1,10 @@
 """The index of a store agrees with the records, whatever happens to it and whoever writes at the same time."""
 import os
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
 
+from apart import start_apart, wait_apart
 from w2snb.core import content_hash
 from w2snb.evaluate import pack_hits
 from w2snb.index import find_records, index_path, store_index
@@ -21,34 +20,31 @@ def record(i, **said):
                          correct=dict(student=pack_hits([True] * 4)), status="ok", provenance=dict(date="2026-01-01"), seconds=1.0, images_per_second=None) | said)  # fmt: skip
 
 
-WRITER = """
-import sys, time
-sys.path.insert(0, {tests!r})
-from test_index import record
-from w2snb.records import Store
-from w2snb.index import store_index
-store, first = Store({store!r}), int(sys.argv[1])
-for i in range(first, first + 40):
-    store.put(record(i))
-    if i % 5 == 0: store.put(record(i, status='collapsed'))
-    if i % 3 == 0: store_index(store)
-"""
+def write_some(folder, first):
+    """Forty records, some of them twice, and the index in between."""
+    store = Store(folder)
+    for i in range(first, first + 40):
+        store.put(record(i))
+        if i % 5 == 0:
+            store.put(record(i, status="collapsed"))
+        if i % 3 == 0:
+            store_index(store)
 
 
 def test_concurrent_writers_and_readers(tmp_path):
     store = Store(tmp_path / "store")
     store.check_writable()
-    code = WRITER.format(tests=os.path.dirname(__file__), store=str(store.folder))
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(first)]) for first in (0, 100)]
-    while any(w.poll() is None for w in writers):
+    writers = [start_apart(write_some, store.folder, first) for first in (0, 100)]
+    while any(w.is_alive() for w in writers):
         assert not (store_index(store)["status"] == "damaged").any()
-    assert [w.wait() for w in writers] == [0, 0]
+    assert [wait_apart(w) for w in writers] == [0, 0]
     index = store_index(store)
     truth = {r.id: r.status for r in store.records()}
     assert index["status"].to_dict() == truth and len(truth) == 80
     assert not list(index_path(store).parent.glob(".*"))
 
 
+@pytest.mark.quick
 def test_a_wrong_index_is_mended(tmp_path):
     store = Store(tmp_path)
     for i in range(5):
@@ -61,6 +57,7 @@ def test_a_wrong_index_is_mended(tmp_path):
         pd.testing.assert_frame_equal(pd.read_parquet(path), frame)
 
 
+@pytest.mark.quick
 def test_a_line_that_lies_is_not_believed(tmp_path):
     """The index says where to look; what counts is the record."""
     store = Store(tmp_path)
@@ -73,6 +70,7 @@ def test_a_line_that_lies_is_not_believed(tmp_path):
     assert {content_hash(r.params) for r in found.values()} <= {content_hash(params(0))}
 
 
+@pytest.mark.quick
 def test_a_failed_run_is_not_found(tmp_path):
     store = Store(tmp_path)
     store.put(record(0, status="failed", message="why"))

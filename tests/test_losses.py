@@ -7,6 +7,7 @@ import torch
 
 from w2snb.losses import METHODS, adaptive_weight, get_method, method_loss
 
+pytestmark = pytest.mark.quick
 ORACLE = json.loads((Path(__file__).parent / "losses_oracle.json").read_text())
 CASES = [(c, l) for c in ORACLE["cases"] for l in c["losses"]]
 NAMES = [f"{l['method']}-{l['params']}-case{ORACLE['cases'].index(c)}" for c, l in CASES]

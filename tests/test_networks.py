@@ -23,6 +23,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", FEATURES)
 def test_features(name):
     maps, pooled = FEATURES[name]

@@ -14,7 +14,7 @@ from w2snb.recipes import RECIPES
 from w2snb.records import Store
 from w2snb.train import check_team
 
-WHAT = dict(experiment="digits-cnn_from_cnn", epochs=3, device="cpu")
+WHAT = dict(experiment="digits-cnn_from_cnn", epochs=2, train_size=256, device="cpu")
 CALL = "import torch; torch.set_num_threads({threads}); torch.ones(999, 999) @ torch.ones(999, 999); from w2snb.experiments import run; run(store={store!r}, progress=False, save={save}, **{what!r})"
 
 
@@ -84,6 +84,7 @@ def test_what_failed_is_said(tmp_path):
         launch(lambda: 1 // 0, 2, cpu=True)
 
 
+@pytest.mark.quick
 def test_refusals():
     with pytest.raises(ValueError, match="num_processes=5 does not divide the batch of 64"):
         resolve("digits", num_processes=5)

@@ -42,6 +42,7 @@ def test_another_process_writes_the_same_bytes(written, tmp_path):
     assert {p.suffix for p in tmp_path.rglob("*") if p.is_file()} == {".md", ".csv", ".tex", ".svg", ".png", ".html"}
 
 
+@pytest.mark.quick
 def test_page_needs_nothing_else(written):
     page = (written / "report.html").read_text()
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page) and "<script" not in page and "@import" not in page
@@ -75,6 +76,7 @@ def stored_pair(folder, seeds=(0, 1), **overrides):
     return store
 
 
+@pytest.mark.quick
 def test_new_records_are_taken_up(tmp_path):
     (references, students) = all_sheets(["cifar100_pairs"], stored_pair(tmp_path))["cifar100_pairs"]
     line = students.lines.loc[(PAIR, "AdaptConf")]
@@ -108,6 +110,7 @@ def test_a_table_with_other_circumstances_has_no_published_numbers():
         assert "published" not in sheet.texts
 
 
+@pytest.mark.quick
 def test_names_are_escaped(tmp_path):
     from w2snb.pages import sheet_html
 
@@ -116,6 +119,7 @@ def test_names_are_escaped(tmp_path):
     assert "<script>" not in sheet_html(sheet) and "<img" not in sheet_html(sheet)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("said, sentence", [(["digits_loses"], "did you mean digits_losses?"), (["--store", "nowhere"], "there is no store nowhere")])
 def test_bad_input_is_one_sentence(said, sentence, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["w2snb_report", *said, "--out", str(tmp_path / "out")])
@@ -140,6 +144,7 @@ def test_a_notebook_that_hangs_is_stopped(tmp_path):
         pytest.fail("the kernel is still running")
 
 
+@pytest.mark.quick
 def test_one_table_that_cannot_be_made(tmp_path, monkeypatch, capsys):
     """Runs on different images do not get into one line, and the other tables are made; a damaged file is named."""
     (base,) = [r for r in read_records(project_root() / "reports" / "results" / "digits.jsonl") if (r.method, r.seed) == ("kd", 100)][:1]

@@ -1,6 +1,5 @@
 """A run killed at any moment ends, when it is called again, with the bytes of a run nobody killed."""
 import json
-import multiprocessing
 import os
 import signal
 import time
@@ -11,6 +10,7 @@ import torch
 
 import w2snb.checkpoints
 import w2snb.core
+from apart import start_apart, wait_apart
 from w2snb.experiments import run
 from w2snb.data import DATASETS
 from w2snb.models import build_model, placed
@@ -19,14 +19,11 @@ from w2snb.records import Store, read_records
 from w2snb.train import FeatureObjective, LabelObjective, WeakObjective, train
 
 WHAT = dict(experiment="digits", method="acd", seed=0, epochs=2, train_size=100, device="cpu")
-FORKS = multiprocessing.get_context("forkserver")  # a process with threads, as this one, must not be forked: the copy may wait for ever
-FORKS.set_forkserver_preload(["pytest", "sklearn.datasets", "sklearn.linear_model", "sklearn.model_selection", "torch._dynamo", "torchmetrics.classification", "w2snb.experiments"])
 WRITES = 11  # three shared networks, the student, the record, two checkpoints of each of three trainings
 
 
 def compute(store, every=0.0, kill_at=None):
     """The run in a process of its own; it kills itself at a write if told to."""
-    torch.set_num_threads(1)
     w2snb.checkpoints.Checkpoints.__init__.__defaults__ = (every, 2)
     count, write = [0], w2snb.core.write_atomic
 
@@ -43,13 +40,7 @@ def compute(store, every=0.0, kill_at=None):
 
 def compute_apart(*args, stop_after=300, **kwargs):
     """The exit code of the run in a process of its own, killed after some seconds."""
-    p = FORKS.Process(target=compute, args=args, kwargs=kwargs)
-    p.start()
-    p.join(stop_after)
-    if p.is_alive():
-        p.kill()
-    p.join()
-    return p.exitcode
+    return wait_apart(start_apart(compute, *args, **kwargs), stop_after)
 
 
 def result(store):
@@ -59,14 +50,16 @@ def result(store):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    compute_apart(tmp_path_factory.mktemp("first"), every=1e9)  # the first one also waits for the imports
-    store, start = tmp_path_factory.mktemp("whole"), time.monotonic()
+    store = tmp_path_factory.mktemp("whole")
     assert compute_apart(store, every=1e9) == 0
-    return result(store), time.monotonic() - start
+    return result(store)
 
 
+@pytest.mark.slow
 def test_killed_at_random(undisturbed, tmp_path):
-    expected, seconds = undisturbed
+    expected, start = undisturbed, time.monotonic()
+    assert compute_apart(tmp_path / "measured", every=1e9) == 0
+    seconds = time.monotonic() - start
     moments = 0.9 * torch.rand(10, generator=torch.Generator().manual_seed(0)) * seconds
     killed = 0
     for i, moment in enumerate(moments.tolist()):
@@ -77,11 +70,10 @@ def test_killed_at_random(undisturbed, tmp_path):
     assert killed >= 5
 
 
-def test_killed_at_every_write(undisturbed, tmp_path):
-    for n in range(1, WRITES + 1):
-        store = tmp_path / str(n)
-        assert compute_apart(store, kill_at=n) == -signal.SIGKILL, f"write {n}"
-        assert compute_apart(store) == 0 and result(store) == undisturbed[0], f"write {n}"
+@pytest.mark.parametrize("n", [n if n in (1, 6, WRITES) else pytest.param(n, marks=pytest.mark.slow) for n in range(1, WRITES + 1)])
+def test_killed_at_every_write(undisturbed, tmp_path, n):
+    assert compute_apart(tmp_path, kill_at=n) == -signal.SIGKILL
+    assert compute_apart(tmp_path) == 0 and result(tmp_path) == undisturbed
 
 
 def test_stopped_by_hand(tmp_path, monkeypatch):

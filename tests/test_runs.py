@@ -78,6 +78,7 @@ def test_divergence_is_a_status_and_keeps_the_history(tmp_path):
     assert record.history["student_loss"] and parse_record(record.to_json()).status == "diverged"
 
 
+@pytest.mark.quick
 def test_damaged_record_is_named_not_replaced(tmp_path):
     record = run("digits", store=tmp_path, **SHORT)
     path = tmp_path / f"{record.id}.json"
@@ -96,6 +97,7 @@ def test_damaged_teacher_is_trained_again(tmp_path):
     assert again.correct["ceiling"] == record.correct["ceiling"]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "wrong, sentence",
     [
@@ -221,6 +223,7 @@ def test_every_method_runs_where_it_can(method, shared):
     assert run("digits-cnn_from_cnn", method, store=shared, **TINY).metrics["pgr"] is None
 
 
+@pytest.mark.quick
 def test_a_feature_run_is_repeatable_and_paired(tmp_path):
     """Same bytes twice; the adapter takes nothing from the streams of the student, the order and the augmentation."""
     twice = [run("digits-cnn_from_cnn", "fitnet", store=tmp_path / n, **TINY) for n in "ab"]
@@ -236,6 +239,7 @@ def test_a_feature_run_is_repeatable_and_paired(tmp_path):
     assert sum(p.numel() for p in objective.adapter.parameters()) > 0
 
 
+@pytest.mark.quick
 def test_labels_reach_a_loss_that_takes_them(tmp_path):
     """dkd takes the teacher's class where the student may not see labels, and the true class where it may."""
     seen = []
@@ -251,6 +255,7 @@ def test_a_linear_teacher_has_no_maps(store):
         run("digits-cnn_from_cnn", "fitnet", teacher="digits_linear", **TINY)
 
 
+@pytest.mark.quick
 def test_a_preset_is_a_setting(store):
     config = resolve("digits", "acd:few_shot_meta")
     assert config.method == "acd" and {k: config.method_params[k] for k in ("T", "tau", "ramp_fraction")} == dict(T=10.0, tau=0.25, ramp_fraction=0.25)

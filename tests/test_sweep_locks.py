@@ -1,16 +1,13 @@
 """Locks: never two at once, whatever is killed when; nobody waits for the dead."""
 import json
-import multiprocessing
 import os
 import signal
 import time
 
 import pytest
 
+from apart import start_apart
 from w2snb.locks import EXPIRY, Busy, Claims, Lock, living, this_machine, tidy
-
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["pytest", "w2snb.locks"])
 
 
 def work(folder, number, turns):
@@ -29,15 +26,14 @@ def work(folder, number, turns):
 
 def test_never_two_at_once(tmp_path):
     (tmp_path / "count").write_text("0")
-    crowd = [FORKS.Process(target=work, args=(tmp_path, i, 10)) for i in range(8)]
-    for p in crowd:
-        p.start()
+    crowd = [start_apart(work, tmp_path, i, 10) for i in range(8)]
     for p in crowd:
         p.join(120)
     assert [p.exitcode for p in crowd] == [0, -9] * 4
     assert int((tmp_path / "count").read_text()) == 80
 
 
+@pytest.mark.quick
 def test_of_another_machine(tmp_path):
     """It is waited for while its file is touched, and taken over when it was not for long; only one can."""
     path = tmp_path / "run.3.lock"
@@ -51,6 +47,7 @@ def test_of_another_machine(tmp_path):
     assert not list(tmp_path.glob("*.lock"))
 
 
+@pytest.mark.quick
 def test_a_judgement_that_came_late(tmp_path, monkeypatch):
     """Somebody took over, worked and left while this one still believed in the dead owner: it gets in, but not beside another."""
     path = tmp_path / "run.0.lock"
@@ -72,6 +69,7 @@ def test_a_judgement_that_came_late(tmp_path, monkeypatch):
     fresh.release()
 
 
+@pytest.mark.quick
 def test_lost_lock_is_not_released_for_another(tmp_path):
     first = Lock(tmp_path, "run")
     assert first.try_acquire()
@@ -81,6 +79,7 @@ def test_lost_lock_is_not_released_for_another(tmp_path):
     assert path.exists()
 
 
+@pytest.mark.quick
 def test_several_or_none(tmp_path):
     other = Lock(tmp_path, "b")
     assert other.try_acquire()
@@ -91,6 +90,7 @@ def test_several_or_none(tmp_path):
     other.release()
 
 
+@pytest.mark.quick
 def test_tidy_leaves_the_living(tmp_path):
     mine = Lock(tmp_path, "mine")
     assert mine.try_acquire()
