@@ -161,3 +161,31 @@ def test_one_table_that_cannot_be_made(tmp_path, monkeypatch, capsys):
     assert "odd is left out: digits was computed on different images" in said and "damaged, and counted as missing: 0000000000000000.json;" in said
     (a, b) = [p for p in find_parts("digits", store) if "data and code" in p.altered]
     assert a.rows[0].seeds != b.rows[0].seeds
+
+
+@pytest.mark.quick
+def test_sources_of_the_site(tmp_path, monkeypatch):
+    """Every chapter of the table of contents is there, the results with their tables; a folder that is no site is not replaced."""
+    from w2snb import site
+
+    made = {"digits_labels": make_sheets("digits_labels", "Labels", find_parts("digits_labels"))}
+    monkeypatch.setattr(site, "all_sheets", lambda *_: made)
+
+    def one_page(names, out, *_, **__):
+        out.mkdir()
+        (out / "report.html").write_text("report")
+        return out / "report.html"
+
+    monkeypatch.setattr(site, "report", one_page)
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    site.write_sources(folder)
+    chapters = [c["file"] for part in json.loads((folder / "_toc.yml").read_text())["parts"] for c in part["chapters"]]
+    assert len(chapters) == len(set(chapters)) > 40
+    assert all(list(folder.glob(f"{c}.*")) for c in chapters)
+    assert (folder / "results.md").read_text().count("<table") == len(made["digits_labels"])
+    assert not (folder / "made").exists() and (folder / "extra" / "report.html").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    with pytest.raises(ValueError, match="is no site, and is not replaced"):
+        site.build_site(tmp_path / "mine")
