@@ -381,7 +381,7 @@ def test_own_images_with_twins_are_split_and_folded_together(tmp_path, store, pr
         (folder / "cat" / f"copy{i}.png").write_bytes((folder / "cat" / f"{i}.png").read_bytes())
     (folder / "dog" / "wrong.png").write_bytes((folder / "cat" / "20.png").read_bytes())
     deals, lessons, deal, train = [], [], tasks._deal, protocols.train_heads
-    monkeypatch.setattr(tasks, "_deal", lambda c, y, twins: deals.append((deal(c, y, twins), twins, len(y))) or deals[-1][0])
+    monkeypatch.setattr(tasks, "_deal", lambda c, y, rows, twins: deals.append((deal(c, y, rows, twins), twins, len(y))) or deals[-1][0])
     monkeypatch.setattr(protocols, "train_heads", lambda x, given, *a, **k: lessons.extend(given) or train(x, given, *a, **k))
     _, seen = warned(lambda: label_images("probe", "soft_ce", data=folder, folds=3, **probe))
     (parts, twins, learning), = deals
