@@ -77,6 +77,7 @@ def same_number(
     least = max(share, 1.001 * last_unit(stored))  # a difference of one unit is not exactly one
     return math.isclose(float(stored), float(fresh), rel_tol=tolerance, abs_tol=least)
 
+# %% ../nbs/14_docs.ipynb #7d1e0c52
 def same_text(
     stored: str, fresh: str, # outputs of the same cell
     live: bool = False, # is a network trained on the spot?
