@@ -463,7 +463,7 @@ def test_the_bar_is_there_before_the_first_batch(tmp_path, monkeypatch):
             seen.append(("images", len(x)))
             return super().forward(x)
 
-    monkeypatch.setattr(frozen, "tqdm", Bar)
+    monkeypatch.setattr(frozen, "progress_bar", Bar)
     monkeypatch.setattr(frozen, "Embedder", Counting)
     frozen_features(data.digits()[:80], "digits_random_cnn", device="cpu")
     assert seen == [("images", 1), ("bar", 0, 80), ("images", 80), ("moved", 80)]

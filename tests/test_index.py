@@ -31,6 +31,7 @@ def write_some(folder, first):
             store_index(store)
 
 
+@pytest.mark.slow
 def test_concurrent_writers_and_readers(tmp_path):
     store = Store(tmp_path / "store")
     store.check_writable()

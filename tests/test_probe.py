@@ -45,6 +45,7 @@ def finished(cache):
     return [f for f in cache.glob("*") if not f.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_killed_extractions_leave_no_cache_that_looks_finished(cache):
     """Killed five times at different moments, then left alone: the features are those of an undisturbed run."""
     for wait in (0.05, 0.2, 0.35, 0.5, 0.65):

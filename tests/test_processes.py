@@ -52,6 +52,7 @@ def test_from_a_notebook(one, tmp_path):
     same(record, one["acd"])
 
 
+@pytest.mark.slow
 def test_accelerate_launch(one, tmp_path):
     script = tmp_path / "run.py"
     script.write_text(CALL.format(threads=1, store=str(tmp_path), save=True, what=WHAT | dict(method="kd", num_processes=2)))

@@ -52,6 +52,7 @@ def test_collapse_is_a_status(tmp_path):
     assert Store(tmp_path).get(record.id).status == "collapsed"
 
 
+@pytest.mark.slow
 def test_nearly_uniform_teacher_collapses_acd(tmp_path):
     """The self-term of acd wins against a teacher that is right but has almost no opinion."""
 
@@ -265,6 +266,7 @@ def test_a_preset_is_a_setting(store):
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles for the CPU with g++")
+@pytest.mark.slow
 def test_compiled_networks_learn_the_same():
     x, y = torch.randint(0, 256, (64, 8, 8, 1), dtype=torch.uint8), torch.arange(64) % 10
     def losses(compile):

@@ -19,7 +19,7 @@ from conftest import ROOT
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
 MISSING = [name for name, there in dict(chromium=CHROMIUM, **{n: util.find_spec(n) for n in ("playwright", "jupyter_book", "sphinx-mathjax-offline")}).items() if not there]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"the site is checked where Chromium, playwright and w2snb[site] are installed; missing: {', '.join(MISSING)}")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=f"the site is checked where Chromium, playwright and w2snb[site] are installed; missing: {', '.join(MISSING)}")]
 
 SHOWN = """async () => {
     if (window.MathJax?.startup?.promise) await window.MathJax.startup.promise;

@@ -81,8 +81,10 @@ ACD_PRESETS = dict(
     vit_transfer=Preset(dict(T=1., tau=4.), 'Guo et al. 2024, README, ViT-B on ImageNet'),
     few_shot_classifier=Preset(dict(T=10., tau=8., ramp_fraction=.25, ramp_epochs=100),
                                'Guo et al. 2024, code, miniImageNet classifier stage'),
-    few_shot_meta=Preset(dict(T=10., tau=.25, ramp_fraction=.25, ramp_epochs=20), 'Guo et al. 2024, code, miniImageNet meta stage'),
-    **{f'noisy_T{T}': Preset(dict(T=float(T), tau=.5, ramp_fraction=.25, ramp_epochs=71), f'Guo et al. 2024, code, noisy labels, {where}')
+    few_shot_meta=Preset(dict(T=10., tau=.25, ramp_fraction=.25, ramp_epochs=20),
+                         'Guo et al. 2024, code, miniImageNet meta stage'),
+    **{f'noisy_T{T}': Preset(dict(T=float(T), tau=.5, ramp_fraction=.25, ramp_epochs=71),
+                             f'Guo et al. 2024, code, noisy labels, {where}')
        for T, where in ((1, 'CIFAR-100 symmetric'), (10, 'CIFAR-10 asymmetric'), (20, 'CIFAR-10 symmetric'))})
 
 @register_method(source='Guo et al. 2024, official code (eq. 2)', schedule=linear_ramp('ramp'), ramp_fraction=0.,

@@ -82,7 +82,7 @@ class Method:
     votes: bool = False # the student's own prediction counts beside the teacher's
     allowed: dict = field(default_factory=dict) # parameter -> its values, where they are not those of `ALLOWED`
     presets: dict = field(default_factory=dict) # name -> `Preset`, published settings
-    optional: dict = field(default_factory=dict) # further parameters and their defaults, in a run's configuration where they differ
+    optional: dict = field(default_factory=dict) # further parameters, in a run's configuration where not at these defaults
     source: str = '' # paper and equation
     builtin: bool = False # from this package: its results may be stored and reused
 

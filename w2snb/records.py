@@ -107,6 +107,7 @@ def _all_finite(values: list) -> bool:
     try: return math.isfinite(math.fsum(values))
     except (TypeError, ValueError, OverflowError): return False
 
+# %% ../nbs/05a_records.ipynb #109e1f20
 class Record(BaseModel):
     "One run: experiment x method x seed. Raises `ValueError` where it is at odds with itself."
     model_config = ConfigDict(extra='forbid', populate_by_name=True)
@@ -189,7 +190,7 @@ class Store:
         path = self.path(id)
         where = f"{shown_path(path)} (delete it to run again)"
         try: data = path.read_bytes()
-        except FileNotFoundError: return None
+        except (FileNotFoundError, NotADirectoryError): return None
         except OSError as e: raise ValueError(f"{where} is not a valid record ({e.strerror})") from None
         return parse_stored(id, data, where)
 

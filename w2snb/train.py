@@ -93,6 +93,7 @@ class WeakObjective:
         counts, self.counts = self.counts, {}
         return {name: as_shares(n) for name, n in counts.items()}
 
+# %% ../nbs/04_train.ipynb #af0368d8
 def as_shares(
     counts: Tensor, # [k]
 ) -> list: # k fractions, to six digits
