@@ -43,6 +43,19 @@ def test_coverage(kind, s):
     assert (np.mean(held, 0) >= low).all() and (s == 2 or (np.mean(held, 0) <= high).all()), np.mean(held, 0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("s", [3, 5, 10])
+def test_coverage_over_all_settings(s):
+    """2,000 studies: intervals that are a quarter too narrow or too wide are noticed."""
+    rng, held = np.random.default_rng(100 + s), []
+    for kind in SETTINGS:
+        for _ in range(500):
+            found = two_way(study(rng, s, kind), lambda x: x["s"], 400)
+            held.append(found.low <= SETTINGS[kind][0][1] <= found.high)
+    low, high = (share + k * 3 * np.sqrt(share * (1 - share) / len(held)) for share, k in ((0.93, -1), (0.97, 1)))
+    assert 0.91 < low <= np.mean(held) <= high < 0.982, np.mean(held)
+
+
 @pytest.mark.parametrize("s", [3, 10])
 def test_coverage_of_the_gap_recovered(s):
     rng, (t, right, c), held = np.random.default_rng(s), SETTINGS["digits"][0], []

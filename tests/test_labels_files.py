@@ -284,6 +284,36 @@ def test_a_partly_labelled_set_teaches_on_what_is_labelled_and_labels_all(pictur
     assert set(named.file[named.teacher.isna()]) == without
 
 
+def test_a_run_is_found_wherever_its_file_of_labels_lies(pictures, monkeypatch, store):
+    """The content of the file is in the id, its place is not; other parameters under the id are noticed."""
+    given, rows = pictures
+    teacher = Path(teacher_of(rows, given["data"]))
+    first = run("probe", "soft_ce", teacher=str(teacher), **given)
+    monkeypatch.chdir(teacher.parent)
+    moved = Path("elsewhere.csv")
+    moved.write_bytes(teacher.read_bytes())
+    for name in (teacher.name, str(moved)):
+        assert run("probe", "soft_ce", teacher=name, **given).to_json() == first.to_json()
+    path = store / f"{first.id}.json"
+    path.write_text(first.to_json().replace('"lr": 0.001', '"lr": 0.5'))
+    with pytest.raises(ValueError, match="its params are not those of its id"):
+        run("probe", "soft_ce", teacher=teacher.name, **given)
+
+
+def test_too_few_labels_of_a_class_to_learn_from(pictures, monkeypatch):
+    """Enough in all, one of them to learn from: one sentence, before any feature."""
+    given, rows = pictures
+    monkeypatch.setattr("w2snb.tasks.frozen_features", lambda *a, **k: 1 / 0)
+    config = resolve("probe", "soft_ce", teacher=teacher_of(rows, given["data"]), student="means")
+    (pool,), learn, test = tasks.probe_images(config, given["data"])
+    light = [i for i in learn if pool.classes[pool.y[i]] == "light"][1:]
+    left_out = {pool.files[i] for i in light}
+    teacher = teacher_of([r for r in rows if r.split(",")[0] not in left_out], given["data"])
+    with pytest.warns(UserWarning, match="has no label"), pytest.raises(ValueError) as error:
+        run("probe", "soft_ce", teacher=teacher, **given)
+    assert str(error.value) == "class 'light' has 1 images with a label to learn from; a probe needs 2 of each"
+
+
 def test_a_full_file_deals_as_if_nobody_looked_for_gaps(pictures):
     """Parts, tests and the key of a set whose labels are complete do not depend on how gaps are handled."""
     given, rows = pictures

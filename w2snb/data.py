@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .core import (RESULT_VERSION, array_hash, cache_folder, check_choice, content_hash, file_hash, shown_path,
+from .core import (RESULT_VERSION, array_hash, cache_folder, check_choice, content_hash, file_hash, first_line, shown_path,
                         stream_seed, write_atomic)
 
 # %% ../nbs/02_data.ipynb #7bae42de
@@ -127,7 +127,7 @@ def warn_of_twins(
     odd = f"; {n} of them {'has' if n == 1 else 'have'} another class than that one" * bool(n)
     many = f"{again.sum()} image{'s are' if again.sum() > 1 else ' is'}"
     warnings.warn(f"{name}: {many} pixel-identical to an earlier one ({parts}){odd}. Such test images measure memory, and "
-                  "another class is a wrong label: keep one of each")
+                  "another class is a wrong label: " + ("tables have a column without them" if name == 'cifar100' else "keep one of each"))
 
 # %% ../nbs/02_data.ipynb #c761bb57
 def keep_together(
@@ -211,7 +211,7 @@ def _read_shard(file: Path, label: str | None) -> tuple: # encoded images, label
     import pyarrow as pa, pyarrow.parquet as pq
     try: table = pq.read_table(file)
     except (pa.ArrowException, OSError) as e:
-        raise ValueError(f"{shown_path(file)} is not a whole parquet file ({str(e).splitlines()[0]})") from None
+        raise ValueError(f"{shown_path(file)} is not a whole parquet file ({first_line(e)})") from None
     kinds = {c: table.schema.field(c).type for c in table.column_names}
     column = label or next((c for c in ('label', 'fine_label') if c in kinds), 'label')
     picture = next((c for c, t in kinds.items() if pa.types.is_struct(t) and t.get_field_index('bytes') >= 0), None)

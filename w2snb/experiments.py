@@ -16,7 +16,7 @@ from numbers import Integral
 import pandas as pd
 import torch
 
-from .core import changed_since, check_choice, default_store, project_root, resolve_device, shown_path
+from .core import changed_since, check_choice, content_hash, default_store, project_root, resolve_device, shown_path
 from .data import data_folder
 from .locks import Busy, Claims
 from .losses import METHODS, Method, get_method
@@ -265,12 +265,12 @@ def _one(run: Run, save: bool, force: bool) -> Record:
 # %% ../nbs/11_experiments.ipynb #fc538d91
 def _claimed(store: Store, force: bool, progress: bool, compute) -> list[Record]:
     "A batch of runs, none of which another process computes at the same time; `compute` takes what finds a record."
-    def found(claims, id):
-        if not force and (record := _found(store, id, progress)): return record
+    def found(claims, id, config):
+        if not force and (record := _found(store, id, progress, config)): return record
         store.check_writable()
         claims.take(f'run-{id}')
-        return None if force else _found(store, id, progress)
-    return _with_claims(store, lambda claims: compute(lambda id: found(claims, id)))
+        return None if force else _found(store, id, progress, config)
+    return _with_claims(store, lambda claims: compute(lambda id, config: found(claims, id, config)))
 
 def _with_claims(store: Store, act: Callable):
     "Do something that takes locks, from the start whenever one of them is somebody else's."
@@ -286,7 +286,7 @@ def _found(store: Store, id: str, progress: bool, config: Config | None = None) 
     record = store.get(id)
     if record is None or record.status == 'failed': return None
     known = record.method in METHODS
-    if not known or config and record.params != json.loads(json.dumps(config.plain())):
+    if not known or config and _identity(record.params) != _identity(config.plain()):
         reason = "its params are not those of its id" if known else f"its method {record.method!r} is unknown"
         raise ValueError(f"{shown_path(store.path(id))} (delete it to run again) is not a valid record ({reason})")
     if not METHODS[record.method].builtin: return None
@@ -295,6 +295,10 @@ def _found(store: Store, id: str, progress: bool, config: Config | None = None) 
     if progress:
         print(f"{record.experiment}, {record.method}, seed {record.seed}: from store, computed {record.provenance['date'][:10]}")
     return record
+
+def _identity(params: dict) -> str:
+    "A name for parameters; of a file of labels the content counts, and its place is of no matter."
+    return content_hash(params | (dict(teacher='file') if params.get('split') == 'given' else {}))
 
 def run(
     experiment: str = 'digits', # a key of `EXPERIMENTS`

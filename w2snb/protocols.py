@@ -109,19 +109,20 @@ def run_probes(
     *,
     data=None, # folder with datasets; None: W2SNB_DATA
     weights=None, # folder with checkpoints; None: W2SNB_WEIGHTS
-    found: Callable = lambda id: None, # a finished record, if there is one
+    found: Callable = lambda id, config: None, # a finished record, if there is one
     force: bool = False, # train the shared heads anew
     progress: bool = True,
     save: bool = True,
     together: int | None = None, # seeds trained at a time; None: all on a GPU, one elsewhere
 ) -> list[Record]: # in the order of the configurations
     "Records of all configurations: those that are there, and the others computed batch by batch."
-    done, load = {}, lambda c: load_probe(c, device, data, weights, progress)
+    done, names, load = {}, {}, lambda c: load_probe(c, device, data, weights, progress)
     for group in _grouped(configs, HEAD + SEEDS):
         fresh = []
         for lot, task in _lots(group, load):
             ids = {probe_id(c, task): c for c in lot}
-            left = [c for i, c in ids.items() if i not in done and not done.setdefault(i, found(i))]
+            names |= {content_hash(c.plain()): i for i, c in ids.items()}
+            left = [c for i, c in ids.items() if i not in done and not done.setdefault(i, found(i, c))]
             if left: fresh.append((left, task))
         if fresh: store.check_writable()
         for lots in _alike(fresh, together or (len(fresh) if device.type == 'cuda' else 1)):
@@ -129,8 +130,7 @@ def run_probes(
             for record in compute_probes(lots, store, force, title if progress else None):
                 done[record.id] = record
                 if save: store.put(record)
-    by_config = {content_hash(r.params): r for r in done.values()}
-    return [by_config[content_hash(c.plain())] for c in configs]
+    return [done[names[content_hash(c.plain())]] for c in configs]
 
 # %% ../nbs/06e_protocols.ipynb #5ef783c7
 OWN = dict(  # method -> its number and three values, the default first (kd at T=1 is soft_ce)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoints import Checkpoints
-from .core import RESULT_VERSION, array_hash, code_hashes, content_hash, generator, provenance, seeded
+from .core import RESULT_VERSION, array_hash, code_hashes, content_hash, first_line, generator, provenance, seeded
 from .data import (DATASETS, ImageSet, first_twins, keep_together, load_images, normalise, stratified_split, to_float,
                        warn_of_twins)
 from .evaluate import (accuracy, agreement, agreement_split, calibration_error, effective_classes, hits, pack_hits, pgr,
@@ -146,7 +146,7 @@ def check_runnable(config: Config, task: Task):
         try: logits = predict(model, task.x[:2], task.stats)
         except RuntimeError as e:
             size = 'x'.join(map(str, task.x.shape[1:]))
-            raise ValueError(f"network {name} does not take images of {size}: {str(e).splitlines()[0]}") from None
+            raise ValueError(f"network {name} does not take images of {size}: {first_line(e)}") from None
         if logits.shape != (2, len(task.classes)):
             raise ValueError(f"network {name} gives {list(logits.shape)} for 2 images and {len(task.classes)} classes")
     method, some, params = get_method(config.method), torch.zeros(2, len(task.classes)), config.method_params

@@ -119,6 +119,9 @@ def probe_images(
         _check_counts(everything.y, everything.classes, 3 if config.split == 'given' else 4)
         cut = stratified_split(everything.y, 0, test=max(len(everything.classes), len(everything) // 5))  # the same for all seeds
         cut = keep_together(cut, everything.y, first_twins(everything.hashes))
+        if not min(map(len, cut.values())):
+            raise ValueError("folder: so many images are pixel-identical that none is left to test on or to learn from: "
+                             "keep one of each")
         return [everything], cut['rest'], cut['test']
     if config.split == 'openai':
         everything = load_images(config.dataset, 'val', data)
@@ -151,12 +154,13 @@ def load_probe(
     labels, classes = _labels_from_file(table, sets)
     if labels: learn, test = _leave_out(table.where, np.isnan(np.concatenate(labels)[:, 0]), sets, learn, test)
     check_backbones([config.student] + [config.teacher] * (table is None), sets[0], weights)
+    y = np.concatenate([s.y for s in sets])
+    twins = first_twins(np.concatenate([s.hashes for s in sets])[np.concatenate([learn, test])])
+    warn_of_twins(config.dataset, twins, y[np.concatenate([learn, test])], len(learn))
     asking = dict(weights=weights, precision=config.precision, device=str(device), progress=progress)
     strong = [frozen_features(s, config.student, **asking) for s in sets]
     weak = labels or [frozen_features(s, config.teacher, **asking) for s in sets]
-    x, weak_x, y = np.concatenate(strong), np.concatenate(weak), np.concatenate([s.y for s in sets])
-    twins = first_twins(np.concatenate([s.hashes for s in sets])[np.concatenate([learn, test])])
-    warn_of_twins(config.dataset, twins, y[np.concatenate([learn, test])], len(learn))
+    x, weak_x = np.concatenate(strong), np.concatenate(weak)
     there = lambda a: torch.from_numpy(np.array(a)).to(device)
     named = [Path(f.filename).parent.name if isinstance(f, np.memmap) else array_hash(f) for f in strong + weak]
     named = [s.key for s in sets] + named
@@ -190,7 +194,9 @@ def _leave_out(where: str, none: np.ndarray, sets: list, learn: np.ndarray, test
     for rows, purpose in ((learn, 'training'), (test, 'test')):
         if none[rows].all(): raise ValueError(f"{where} has a label for none of the {len(rows)} {purpose} images")
     if none.any() and sets[0].labelled:
-        _check_counts(np.concatenate([s.y for s in sets])[~none], sets[0].classes, 3, 'images with a label')
+        y = np.concatenate([s.y for s in sets])
+        _check_counts(y[~none], sets[0].classes, 3, 'images with a label')
+        _check_counts(y[learn[~none[learn]]], sets[0].classes, 2, 'images with a label to learn from')
     return np.concatenate([learn, test[none[test]]]), test[~none[test]]
 
 # %% ../nbs/06c_tasks.ipynb #ab6a0a29
