@@ -126,7 +126,7 @@ def injected_parameters(
     ours = previous.startswith('# Parameters') or previous.startswith(f'{next(iter(Parameters.model_fields))}:')
     return assigned_literals(previous) if ours else {}
 
-# %% ../nbs/05b_parameters.ipynb #96986260
+# %% ../nbs/05b_parameters.ipynb #2f6b90c3
 def _is_refusal(error: Exception) -> bool:
     "Whether a `raise` in w2snb made an error, rather than C code that w2snb called."
     entry = error.__traceback__
@@ -134,6 +134,7 @@ def _is_refusal(error: Exception) -> bool:
     ours = entry.tb_frame.f_globals.get('__name__', '').startswith('w2snb.')
     return ours and entry.tb_frame.f_code.co_code[entry.tb_lasti] == dis.opmap['RAISE_VARARGS']
 
+# %% ../nbs/05b_parameters.ipynb #96986260
 @contextlib.contextmanager
 def short_errors():
     "Show an error that w2snb raises as its sentence alone, in JupyterLab and under papermill; it stays the same error."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROLES', 'COLORS', 'PRINTED', 'set_style', 'records_to_frame', 'setting', 'run_table', 'verdict', 'opening_code',
            'plan_table', 'advice_table', 'advice_verdict', 'why_no_advice', 'plot_training', 'plot_weights',
-           'stacked_hits', 'summarize', 'percent_table', 'markdown_text', 'to_markdown', 'paired_difference', 'compare',
+           'stacked_hits', 'summarize', 'markdown_text', 'percent_table', 'to_markdown', 'paired_difference', 'compare',
            'plot_differences', 'plot_label_curve', 'save_figure']
 
 # %% ../nbs/13_reports.ipynb #3698dbec
@@ -272,6 +272,13 @@ def _grouped(records: Iterable[Record], name: Callable) -> dict:
         if r.status != 'failed': groups.setdefault(name(r), []).append(r)  # a run that failed has no numbers
     return {k: groups[k] for k in sorted(groups)}
 
+# %% ../nbs/13_reports.ipynb #8d30b6f4
+def markdown_text(
+    text, # a name, say, as a user gave it
+) -> str:
+    "Text that Markdown shows as it is: it begins no HTML and ends no cell."
+    return re.sub('<(?=[A-Za-z/!?])', '&lt;', str(text)).replace('|', r'\|')
+
 # %% ../nbs/13_reports.ipynb #2b39daf5
 def percent_table(
     summary: pd.DataFrame, # of `summarize`
@@ -283,12 +290,6 @@ def percent_table(
         if isinstance(v, float): return '< .001' if v < .001 else f'{v:.3f}'  # a p-value
         return '-' if v is None else str(v)
     return summary.map(shown)
-
-def markdown_text(
-    text, # a name, say, as a user gave it
-) -> str:
-    "Text that Markdown shows as it is: it begins no HTML and ends no cell."
-    return re.sub('<(?=[A-Za-z/!?])', '&lt;', str(text)).replace('|', r'\|')
 
 def to_markdown(
     table: pd.DataFrame, # of strings
