@@ -1,20 +1,27 @@
 """What a new user sees first: progress, refusals, the run notebook, and figures for those who do not see them."""
+import ast
 import io
 import os
 import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
 
 import w2snb.core
 from conftest import ROOT
-from w2snb.core import StageLine, progress_bar, stage_text
+from w2snb.core import StageLine, array_hash, check_choice, default_store, progress_bar, shown_path, stage_text
+from w2snb.data import canonical
+from w2snb.docs import last_unit
+from w2snb.label_files import read_labels_table
 from w2snb.pages import notebook_html
-from w2snb.parameters import notebook_parameters, short_errors
-from w2snb.records import read_records
+from w2snb.parameters import check_parameters, notebook_parameters, short_errors
+from w2snb.records import Store, read_records
+from w2snb.reports import opening_code, run_table
 
 REPORTS = sorted((ROOT / "nbs" / "reports").glob("*.ipynb"))
 
@@ -71,6 +78,55 @@ def test_the_lines_that_open_the_record_work_as_printed(executed, tmp_path, monk
     assert table.loc["student", "last epoch"] == f"{100 * record.metrics['student']:.1f}"
 
 
+def run_cell(start, **names):
+    """A cell of the run notebook that holds a text, run alone; its last expression."""
+    notebook = nbformat.read(ROOT / "nbs" / "run_experiment.ipynb", as_version=4)
+    body = ast.parse(next(c.source for c in notebook.cells if c.cell_type == "code" and start in c.source)).body
+    last = ast.Expression(body.pop().value) if isinstance(body[-1], ast.Expr) else None
+    exec(compile(ast.Module(body, []), "cell", "exec"), names)
+    return last and eval(compile(last, "cell", "eval"), names)
+
+
+@pytest.mark.parametrize("store", ["~/mine", "mine", "./mine/../mine"])
+def test_a_store_is_opened_where_it_was_written(store, tmp_path, monkeypatch):
+    """As the notebook prints it: the file that exists, and lines that open it from another folder and another home."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    given = notebook_parameters(dict(store=store))
+    record = read_records(ROOT / "reports" / "results" / "digits.jsonl")[0]
+    path = Store(given["store"]).put(record)
+    assert (tmp_path / "mine" / f"{record.id}.json").exists(), path
+    names = dict(Markdown=str, Store=Store, default_store=default_store, shown_path=shown_path, opening_code=opening_code)
+    text = run_cell("opening_code(record", store=store, given=given, record=record, **names)
+    file = Path(re.match("`(.*?)` holds the record", text)[1])
+    assert file.samefile(tmp_path / "mine" / f"{record.id}.json")
+    *lines, last = re.search("```python\n(.*)\n```", text, re.S)[1].splitlines()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
+    found = {}
+    exec("\n".join(lines), found)
+    assert eval(last, found).equals(run_table(record))
+
+
+@pytest.mark.parametrize("store", ["~/mine", "mine", Path("mine")], ids=repr)
+def test_opening_code_holds_a_whole_path(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    record = SimpleNamespace(id="0" * 16)
+    assert opening_code(record, store).endswith(f"run_table(Store({str(tmp_path.resolve() / 'mine')!r}).get({record.id!r}))")
+
+
+def test_a_refusal_of_the_advice_is_shown_as_one_line():
+    def recommend(**given):
+        check_choice("adc", ["acd", "kd"], "method")
+
+    record = SimpleNamespace(metrics=dict(student_validation=0.5))
+    with pytest.raises(ValueError) as refused:
+        run_cell("recommend(**", experiment="probe", record=record, given={}, recommend=recommend, short_errors=short_errors)
+    assert refused.value._render_traceback_() == ["ValueError: method 'adc' is unknown: did you mean acd? choices are acd, kd"]
+
+
 def test_no_advice_says_why(executed):
     assert outputs(executed[0], "why_no_advice(record)") == [
         "No advice: methods are compared after a run of experiment `probe` on images of your own; for registered "
@@ -94,6 +150,30 @@ def test_an_error_below_the_package_keeps_its_traceback():
     with pytest.raises(ValueError) as error, short_errors():
         int("x")
     assert not hasattr(error.value, "_render_traceback_")
+
+
+@pytest.mark.parametrize("fails", [
+    lambda: canonical(np.zeros((1, 2, 2, 3), np.uint8), ["cat"], ["cat", "dog"], "pets"),
+    lambda: array_hash([[1], [2, 3]]),
+    lambda: last_unit("1e+x"),
+], ids=["NumPy's, for labels that are words", "NumPy's, for rows of two lengths", "of int"])
+def test_an_error_of_c_code_that_the_package_calls_keeps_its_traceback(fails):
+    """Its last line is one of w2snb, but no `raise`."""
+    with pytest.raises(ValueError) as error, short_errors():
+        fails()
+    assert not hasattr(error.value, "_render_traceback_")
+    assert error.traceback[-1].frame.f_globals["__name__"].startswith("w2snb.")
+
+
+@pytest.mark.parametrize("refuse, sentence", [
+    (lambda: check_choice("adc", ["acd"], "method"), "ValueError: method 'adc' is unknown: did you mean acd? choices are acd"),
+    (lambda: check_parameters(epochs=-1), "ValueError: epochs=-1: input should be greater than or equal to 1"),  # from None
+    (lambda: read_labels_table("no.csv"), "FileNotFoundError: file of labels 'no.csv' does not exist"),
+])
+def test_a_raise_of_the_package_is_short(refuse, sentence):
+    with pytest.raises((ValueError, OSError)) as error, short_errors():
+        refuse()
+    assert error.value._render_traceback_() == [sentence]
 
 
 @pytest.mark.parametrize("done, options, text", [

@@ -17,7 +17,9 @@ from w2snb.frozen import BACKBONES, Backbone
 from w2snb.label_files import is_labels_file, read_labels_table, weak_labels
 from w2snb.labels import class_logits
 from w2snb.networks import NETWORKS
+from w2snb.parameters import Parameters
 from w2snb.probe import is_chance
+from w2snb.reports import plan_table
 from w2snb.tasks import load_probe
 
 FILES = ["cat/1.png", "dog/1.png", "dog/2.png"]
@@ -86,6 +88,18 @@ def test_endings(name, is_one):
 @pytest.mark.parametrize("name, text", [("L.CSV", USUAL.encode()), ("l.tsv", USUAL.replace(",", "\t").encode()), ("l.csv.gz", gzip.compress(USUAL.encode()))])
 def test_other_endings_are_read(here, name, text):
     assert labels_of(text, name) == ["cat", "cat", "dog"]
+
+
+@pytest.mark.parametrize("name", ["lab.csv", "lab.tsv", "LAB.CSV", "lab.tsv.gz"])
+def test_the_plan_calls_it_a_file_of_labels(here, name):
+    given = gzip.compress(USUAL.encode()) if name.endswith("gz") else USUAL.encode()
+    Path(name).write_bytes(given)
+    plan = plan_table(resolve("probe", "soft_ce", teacher=name, data=str(here), student="mobilenetv2_100@128"), "cpu")
+    assert plan.value["teacher"].endswith(f"{name}, a file of labels")
+
+
+def test_the_parameter_teacher_names_the_endings():
+    assert "a file of labels (.csv, .tsv)" in Parameters.model_fields["teacher"].description
 
 
 def test_a_file_read_as_before_teaches_as_before(here):

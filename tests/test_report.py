@@ -15,8 +15,9 @@ import pytest
 from w2snb.core import content_hash, project_root
 from w2snb.experiments import resolve
 from w2snb.records import Store, read_records
-from w2snb.regenerate import all_sheets, main, report, run_notebook
-from w2snb.sheets import make_sheets
+from w2snb.regenerate import all_sheets, main, report, run_notebook, write_table
+from w2snb.reports import markdown_text, to_markdown
+from w2snb.sheets import make_sheets, sheet_markdown
 from w2snb.sources import find_parts, table_parts
 from w2snb.tables import TABLES
 
@@ -117,6 +118,41 @@ def test_names_are_escaped(tmp_path):
     sheet = make_sheets("digits_labels", "<script>", find_parts("digits_labels"))[1]
     sheet.notes = ["<img src=x>"]
     assert "<script>" not in sheet_html(sheet) and "<img" not in sheet_html(sheet)
+
+
+HOSTILE = "<img src=x onerror=alert(1)>|.csv"
+
+
+@pytest.mark.quick
+def test_a_name_in_a_record_is_text_in_markdown(tmp_path):
+    """Cells, headings, notes and the list of records: no HTML begins in them, and no cell of a table ends."""
+    bases = [r for r in read_records(project_root() / "reports" / "results" / "digits.jsonl") if r.seed in (100, 101)]
+    store = Store(tmp_path / "store")
+    for r in bases:
+        params = r.params | dict(teacher=HOSTILE)
+        store.put(r.model_copy(update=dict(id=content_hash([r.method, r.seed]), params=params)))
+    sheets = make_sheets("digits", "Digits", find_parts("digits", store))
+    hostile = next(s for s in sheets if HOSTILE in s.title and s.name.endswith("students"))
+    hostile.notes.append(HOSTILE)
+    write_table("digits", sheets, tmp_path)
+    text = (tmp_path / "tables" / "digits.md").read_text()
+    assert not re.findall("<(?!a id=|/a>)[A-Za-z/!?]", text)
+    assert text.count(markdown_text(HOSTILE)) >= 4 and HOSTILE.lstrip("<") not in text
+    for line in text.splitlines():
+        assert not line.startswith("## ") or "<" not in line
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("cell, shown", [
+    (HOSTILE, r"&lt;img src=x onerror=alert(1)>\|.csv"), ("</td><b>", "&lt;/td>&lt;b>"), ("<!-- x", "&lt;!-- x"),
+    ("< .001", "< .001"), ("1 < 2 > 0, R&D", "1 < 2 > 0, R&D"), (3, "3")])  # fmt: skip
+def test_cells_of_markdown_tables(cell, shown):
+    """In cells, in the index and among the columns' names, in both writers of tables."""
+    table = pd.DataFrame({cell: [cell]}, index=pd.Index([cell], name="what"))
+    assert to_markdown(table) == f"| what | {shown} |\n| --- | --- |\n| {shown} | {shown} |"
+    sheet = make_sheets("digits_labels", "Labels", find_parts("digits_labels"))[0]
+    sheet.lines = sheet.lines.iloc[:1, :1].set_axis([cell], axis=1).map(lambda c: c._replace(text=str(cell))).set_axis([cell])
+    assert sheet_markdown(sheet).splitlines()[2] == f"| {shown} | {shown} |"
 
 
 @pytest.mark.quick

@@ -7,7 +7,7 @@ __all__ = ['PATHS', 'METHOD_PARAMETERS', 'Parameters', 'check_parameters', 'assi
            'short_errors', 'notebook_parameters']
 
 # %% ../nbs/05b_parameters.ipynb #17b17c1c
-import ast, contextlib, os, traceback
+import ast, contextlib, dis, os
 from numbers import Integral
 from typing import Literal
 
@@ -47,7 +47,8 @@ class Parameters(_Values):
     seed: int = Field(0, ge=0, description='student, batch order and augmentation')
     teacher_seed: int | None = Field(None, ge=0, description='split and teacher; None: the seed, for pairs on CIFAR-100 0')
     supervision: Literal['teacher', 'teacher+labels'] | None = Field(None, description='what the student may see')
-    teacher: str | None = Field(None, description='weak network of models.NETWORKS; for a probe a backbone or a .csv of labels')
+    teacher: str | None = Field(None, description='weak network of models.NETWORKS; for a probe a backbone '
+                                'or a file of labels (.csv, .tsv)')
     student: str | None = Field(None, description='strong network of models.NETWORKS; for a probe a backbone')
     recipe: str | None = Field(None, description='a name from recipes.RECIPES')
     T: float | None = Field(None, gt=0, description='softmax temperature')
@@ -125,14 +126,21 @@ def injected_parameters(
     ours = previous.startswith('# Parameters') or previous.startswith(f'{next(iter(Parameters.model_fields))}:')
     return assigned_literals(previous) if ours else {}
 
+# %% ../nbs/05b_parameters.ipynb #2f6b90c3
+def _is_refusal(error: Exception) -> bool:
+    "Whether a `raise` in w2snb made an error, rather than C code that w2snb called."
+    entry = error.__traceback__
+    while entry.tb_next: entry = entry.tb_next
+    ours = entry.tb_frame.f_globals.get('__name__', '').startswith('w2snb.')
+    return ours and entry.tb_frame.f_code.co_code[entry.tb_lasti] == dis.opmap['RAISE_VARARGS']
+
 # %% ../nbs/05b_parameters.ipynb #96986260
 @contextlib.contextmanager
 def short_errors():
     "Show an error that w2snb raises as its sentence alone, in JupyterLab and under papermill; it stays the same error."
     try: yield
     except (ValueError, OSError) as e:
-        *_, (frame, _) = traceback.walk_tb(e.__traceback__)
-        if frame.f_globals.get('__name__', '').startswith('w2snb.'):
+        if _is_refusal(e):
             lines = [f'{type(e).__name__}: {e}']
             e._render_traceback_ = lambda: lines  # IPython shows these instead of its own
         raise

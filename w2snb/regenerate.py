@@ -17,7 +17,7 @@ from .experiments import EXPERIMENTS
 from .index import store_index
 from .pages import anchor, notebook_html, picture, sheet_html, slug, to_html, trace, trace_html, whole_page
 from .records import Store
-from .reports import set_style
+from .reports import markdown_text, set_style
 from .sheets import Sheet, make_sheets, sheet_csv, sheet_figure, sheet_latex, sheet_markdown
 from .sources import find_parts, published_for
 from .tables import TABLES
@@ -58,15 +58,16 @@ def write_table(
 ) -> dict: # name of a sheet -> (SVG, PNG), where there is a figure
     "The files of one table."
     found = trace(sheets, told_of(sheets))
+    text = {k: [markdown_text(t) for t in parts] for k, parts in found.items()}  # title, places, ids
     link = lambda cell: f'#{anchor(cell.keys)}'
     used = sorted({k for s in sheets for c in s.lines.to_numpy().ravel() for k in c.keys})
-    records = [f'<a id="{k}"></a>{found[k][0]}: {found[k][1]}' for k in used]
+    records = [f'<a id="{k}"></a>{text[k][0]}: {text[k][1]}' for k in used]
     several = {c.keys for s in sheets for c in s.lines.to_numpy().ravel() if len(c.keys) > 1 and c.text != '-'}
-    behind = lambda keys: '; '.join(f'[{found[k][0]}](#{k})' for k in keys)
+    behind = lambda keys: '; '.join(f'[{text[k][0]}](#{k})' for k in keys)
     records += [f'<a id="{anchor(keys)}"></a>computed from {behind(keys)}' for keys in sorted(several)]
-    page = [f'# {TABLES[name].title if name in TABLES else name}'] + [t for s in sheets for t in (
-        f'## {s.heading}', sheet_markdown(s, link), ' '.join(s.notes))] + ['## Where the numbers come from', '\n\n'.join(records)]
-    write_atomic(out/'tables'/f'{name}.md', '\n\n'.join(page) + '\n')
+    page = [f'# {TABLES[name].title if name in TABLES else name}']
+    for s in sheets: page += [f'## {markdown_text(s.heading)}', sheet_markdown(s, link), markdown_text(' '.join(s.notes))]
+    write_atomic(out/'tables'/f'{name}.md', '\n\n'.join([*page, '## Where the numbers come from', *records]) + '\n')
     write_atomic(out/'tables'/f'{name}.csv', sheet_csv(sheets, {k: found[k][1] for k in used}))
     latex = [sheet_latex(s) + ''.join(f'% {s.name}: {found[k][0]}: {found[k][1]}\n' for k in _line_keys(s)) for s in sheets]
     write_atomic(out/'tables'/f'{name}.tex', '\n'.join(latex))

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['ROLES', 'COLORS', 'PRINTED', 'set_style', 'records_to_frame', 'setting', 'run_table', 'verdict', 'opening_code',
            'plan_table', 'advice_table', 'advice_verdict', 'why_no_advice', 'plot_training', 'plot_weights',
-           'stacked_hits', 'summarize', 'percent_table', 'to_markdown', 'paired_difference', 'compare',
+           'stacked_hits', 'summarize', 'markdown_text', 'percent_table', 'to_markdown', 'paired_difference', 'compare',
            'plot_differences', 'plot_label_curve', 'save_figure']
 
 # %% ../nbs/13_reports.ipynb #3698dbec
-import io
+import io, re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from matplotlib.ticker import MaxNLocator
 from .core import check_choice, resolve_device, write_atomic
 from .experiments import EXPERIMENTS, is_as_registered, published, resolve
 from .intervals import Interval, holm, p_value, pgr_interval, two_way
+from .label_files import is_labels_file
 from .losses import METHODS, weight_range
 from .records import Record
 
@@ -114,10 +115,10 @@ def _ahead(difference: float) -> str:
 # %% ../nbs/13_reports.ipynb #44926840
 def opening_code(
     record: Record,
-    store=None, # its folder, as it was given; None: the default store
+    store=None, # its folder; None: the default store
 ) -> str: # Python
     "The lines that show a stored record again."
-    place = 'default_store()' if store is None else repr(str(store))
+    place = 'default_store()' if store is None else repr(str(Path(store).expanduser().resolve()))
     core = 'from w2snb.core import default_store\n' * (store is None)
     imports = 'from w2snb.records import Store\nfrom w2snb.reports import run_table\n'
     return f'{core}{imports}\nrun_table(Store({place}).get({record.id!r}))'
@@ -154,7 +155,7 @@ def plan_table(
     images = [f'{n(v)} {what}' for what, v in sizes.items() if v and v >= 1]
     gold = "the student's images" if c.gold is None else f'{n(c.gold)} images'
     labels = dict(teacher='weak labels only', **{'teacher+labels': 'weak labels and true labels'})[c.supervision]
-    origin = 'a file of labels' if str(c.teacher).endswith('.csv') else f'fitted on true labels of {gold}'
+    origin = 'a file of labels' if is_labels_file(c.teacher) else f'fitted on true labels of {gold}'
     lines = dict(
         experiment=c.experiment, data=c.dataset + (f" (images: {', '.join(images)})" if images else ''),
         teacher=f'{c.teacher}, {origin}', student=f'{c.student}, taught with {labels}',
@@ -271,6 +272,13 @@ def _grouped(records: Iterable[Record], name: Callable) -> dict:
         if r.status != 'failed': groups.setdefault(name(r), []).append(r)  # a run that failed has no numbers
     return {k: groups[k] for k in sorted(groups)}
 
+# %% ../nbs/13_reports.ipynb #8d30b6f4
+def markdown_text(
+    text, # a name, say, as a user gave it
+) -> str:
+    "Text that Markdown shows as it is: it begins no HTML and ends no cell."
+    return re.sub('<(?=[A-Za-z/!?])', '&lt;', str(text)).replace('|', r'\|')
+
 # %% ../nbs/13_reports.ipynb #2b39daf5
 def percent_table(
     summary: pd.DataFrame, # of `summarize`
@@ -289,7 +297,7 @@ def to_markdown(
     "A table for a README: its index first."
     flat = table.reset_index()
     rows = [flat.columns, ['---'] * flat.shape[1], *flat.itertuples(index=False)]
-    return '\n'.join('| ' + ' | '.join(map(str, r)) + ' |' for r in rows)
+    return '\n'.join('| ' + ' | '.join(map(markdown_text, r)) + ' |' for r in rows)
 
 # %% ../nbs/13_reports.ipynb #b3b4eca7
 def paired_difference(

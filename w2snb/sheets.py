@@ -19,7 +19,7 @@ import pandas as pd
 
 from .core import project_root
 from .intervals import Interval, holm, p_value, pgr_interval, seeds_interval, two_way
-from .reports import COLORS, ROLES, plot_label_curve, stacked_hits
+from .reports import COLORS, ROLES, markdown_text, plot_label_curve, stacked_hits
 from .sources import Part, Row, published_for
 
 # %% ../nbs/13b_sheets.ipynb #ac655710
@@ -267,7 +267,7 @@ def sheet_markdown(
     linked = lambda c: f'[{c.text}]({link(c)})' if link and c.keys and c.text != '-' else c.text
     flat = sheet.lines.map(linked).reset_index()
     rows = [flat.columns, ['---'] * flat.shape[1], *flat.itertuples(index=False)]
-    return '\n'.join('| ' + ' | '.join(str(v).replace('|', r'\|') for v in r) + ' |' for r in rows)
+    return '\n'.join('| ' + ' | '.join(markdown_text(v) for v in r) + ' |' for r in rows)
 
 # %% ../nbs/13b_sheets.ipynb #83003044
 def sheet_csv(
