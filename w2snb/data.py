@@ -126,8 +126,9 @@ def warn_of_twins(
     n = int((y != y[first]).sum())
     odd = f"; {n} of them {'has' if n == 1 else 'have'} another class than that one" * bool(n)
     many = f"{again.sum()} image{'s are' if again.sum() > 1 else ' is'}"
+    advice = "tables have a column without them" if name == 'cifar100' else "keep one of each"
     warnings.warn(f"{name}: {many} pixel-identical to an earlier one ({parts}){odd}. Such test images measure memory, and "
-                  "another class is a wrong label: " + ("tables have a column without them" if name == 'cifar100' else "keep one of each"))
+                  f"another class is a wrong label: {advice}")
 
 # %% ../nbs/02_data.ipynb #c761bb57
 def keep_together(

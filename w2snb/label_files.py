@@ -134,7 +134,8 @@ def _by_tails(rest: list, place: dict, files: list, where: str, taken: np.ndarra
 
 # %% ../nbs/06g_label_files.ipynb #56b4cdd3
 EMPTY = ('', 'NaN', 'nan', 'None', 'null')  # no label
-UNSURE = ('unknown', 'unlabelled', 'unlabeled', 'undefined', 'none', 'n/a', '#n/a', 'na', 'missing', 'null', 'nan', '?', '-')  # perhaps none
+# perhaps no label
+UNSURE = ('unknown', 'unlabelled', 'unlabeled', 'undefined', 'none', 'n/a', '#n/a', 'na', 'missing', 'null', 'nan', '?', '-')
 
 def _named(columns: dict, names: tuple) -> list[int]:
     "Positions of the columns that bear some names, in the order of the names."
