@@ -56,11 +56,12 @@ def test_stopped_by_hand(tmp_path):
     """Ctrl-C ends all kernels and says how to go on."""
     def press():
         wait_for(lambda: kernels(os.getpid()))
+        wait_for(lambda: list((tmp_path / "locks").glob("run-*")))  # it is at work, and known to the engine
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=press, daemon=True).start()
     with pytest.raises(KeyboardInterrupt, match="stopped: 0 of 1 runs are done; the same command goes on"):
-        sweep("digits", ["acd"], [0], store=tmp_path, progress=False, **SHORT)
+        sweep("digits", ["acd"], [0], store=tmp_path, progress=False, **SHORT | dict(epochs=1000))
     assert not kernels(os.getpid()) and not list(tmp_path.glob("*.json")) and not list((tmp_path / "locks").glob("job-*"))
 
 

@@ -97,6 +97,7 @@ class Answers:
 
     def __len__(self) -> int: return len(self.predicted)
 
+# %% ../nbs/05g_contract.ipynb #27fd0dc9
 def answers(
     logits: Tensor, # [n, c]
     y: Tensor, # true classes [n]; -1: unknown
@@ -109,6 +110,7 @@ def answers(
     return Answers(predicted.cpu(), sure, (predicted == y).cpu(), (five == y[:, None]).any(-1).cpu(),
                    z.log_softmax(-1).gather(1, y.cpu()[:, None]).squeeze(1), logits.shape[-1])
 
+# %% ../nbs/05g_contract.ipynb #88789a95
 def join_answers(
     parts: list, # of `Answers`, batch by batch
 ) -> Answers:
@@ -128,6 +130,7 @@ class MetricGroup:
 
 GROUPS: dict[str, MetricGroup] = {}
 
+# %% ../nbs/05g_contract.ipynb #0293030f
 def register_metrics(
     name: str, # of the group
     schema: int = 1,
@@ -142,16 +145,19 @@ def register_metrics(
 # %% ../nbs/05g_contract.ipynb #66d4b6f0
 def _share(hit: Tensor) -> float: return float(hit.numpy().mean())
 
+# %% ../nbs/05g_contract.ipynb #4c5384a4
 @register_metrics('accuracy')
 def accuracy_metrics(answers: dict, supervision: str) -> dict:
     "Accuracy and top-5 accuracy of each role."
     return {k: _share(a.right) for k, a in answers.items()} | {f'{k}_top5': _share(a.in_five) for k, a in answers.items()}
 
+# %% ../nbs/05g_contract.ipynb #cb5ff923
 @register_metrics('classes', needs_labels=False)
 def class_metrics(answers: dict, supervision: str) -> dict:
     "The number of classes each role uses: the exponential of the entropy of its predictions."
     return {f'{k}_effective_classes': classes_used(a.predicted, a.classes) for k, a in answers.items()}
 
+# %% ../nbs/05g_contract.ipynb #77bad1a7
 @register_metrics('calibration')
 def calibration_metrics(answers: dict, supervision: str) -> dict:
     "Expected calibration error of each role; nan where a logit is not finite."
@@ -171,12 +177,14 @@ def gain_metrics(answers: dict, supervision: str) -> dict:
     return dict(pgr=pgr(right['teacher'], right['student'], right['ceiling']) if gap else None) | {
         name: right['student'] - right[base] if {'student', base} <= right.keys() else None for name, base in gains.items()}
 
+# %% ../nbs/05g_contract.ipynb #80a233fc
 @register_metrics('agreement', needs_labels=False)
 def agreement_metrics(answers: dict, supervision: str) -> dict:
     "How often student and teacher agree."
     if not {'student', 'teacher'} <= answers.keys(): return {}
     return dict(agreement=_share(answers['student'].predicted == answers['teacher'].predicted))
 
+# %% ../nbs/05g_contract.ipynb #5fd1a7c9
 @register_metrics('agreement_split')
 def agreement_split_metrics(answers: dict, supervision: str) -> dict:
     "How often the student agrees where the teacher is right and where it is wrong, and how often it is right there."
@@ -314,6 +322,7 @@ def measure(
         correct |= {name(role): pack_hits(a.right) for role, a in by_role.items() if a.right is not None}
     return metrics | {f'{k}_validation': v for k, v in outcome.validation.items()} | outcome.extra, correct
 
+# %% ../nbs/05g_contract.ipynb #d9d6ba12
 def make_record(
     config: Config,
     data: TaskData,
@@ -353,6 +362,7 @@ def find_record(
         print(f"{record.experiment}, {record.method}, seed {record.seed}: from store, computed {record.provenance['date'][:10]}")
     return record
 
+# %% ../nbs/05g_contract.ipynb #6213aae4
 def _is_of(record: Record, config: Config) -> bool:
     "Whether a record has the parameters of a configuration, but for those that are no part of its id."
     plain, part = config.plain(), config.identity()
@@ -360,6 +370,7 @@ def _is_of(record: Record, config: Config) -> bool:
     kept = lambda params: {k: v for k, v in params.items() if k not in free}
     return kept(record.params) == json.loads(json.dumps(kept(plain)))
 
+# %% ../nbs/05g_contract.ipynb #c120d3e0
 def with_claims(
     store: Store,
     act: Callable, # (claims) -> anything
@@ -386,6 +397,7 @@ def compute_batch(
     seconds = place.spent + (time.perf_counter() - start) / len(configs)
     return [make_record(c, data[c.common()], o, about, seconds) for c, o in zip(configs, outcomes, strict=True)]
 
+# %% ../nbs/05g_contract.ipynb #d7cf64b6
 def _claimed_batch(batch: dict, data: dict, place: Place) -> dict: # id -> configuration; id -> record
     "A batch while no other process computes any of its runs."
     def act(claims):
@@ -411,6 +423,7 @@ def load_all(
         if (k := c.common()) not in data: data[k] = TASKS[c.task].load(c, place)
     return data
 
+# %% ../nbs/05g_contract.ipynb #9f33ff59
 def compute_runs(
     configs: list, # of one task
     place: Place,
@@ -427,6 +440,7 @@ def compute_runs(
         found |= _claimed_batch({names[id_of(c)]: c for c in batch}, data, place)
     return [found[id] for id in ids]
 
+# %% ../nbs/05g_contract.ipynb #4d621bd9
 def id_of(config: Config) -> str:
     "A name for a configuration, without its data."
     return content_hash(config.plain())
@@ -454,6 +468,7 @@ def train_by_team(
         return (time.perf_counter() - began) / max(1, len(left))
     return with_claims(place.store, act)
 
+# %% ../nbs/05g_contract.ipynb #299319aa
 def _start(start: Callable, force: bool):
     "Start a team; Ctrl-C ends with a sentence on how it goes on."
     try: start()
