@@ -239,7 +239,7 @@ def _commit(root) -> str | None:
 # modules that can change a result
 CODE = ('core', 'methods', 'imitation', 'confidence', 'divergences', 'features', 'data', 'augmentation', 'networks',
         'deep_networks', 'light_networks', 'models', 'recipes', 'processes', 'checkpoints', 'train', 'evaluate', 'runs',
-        'contract', 'frozen', 'heads', 'labels', 'label_files', 'tasks', 'probe', 'protocols', 'experiments')
+        'frozen', 'heads', 'labels', 'label_files', 'tasks', 'probe', 'protocols', 'experiments')
 
 @functools.cache
 def code_hashes() -> dict: # module -> hash of its text, as of the first call
