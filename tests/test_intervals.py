@@ -33,14 +33,13 @@ def study(rng, s, kind):
 @pytest.mark.parametrize("kind", SETTINGS)
 @pytest.mark.parametrize("s", [2, 3, 5, 10])
 def test_coverage(kind, s):
-    """An accuracy and a paired difference: from .93 to .97 within three standard errors; with two seeds not below."""
+    """An accuracy and a paired difference: not below .93, within three standard errors; the upper end needs more studies, below."""
     rng, (t, right, _), held = np.random.default_rng(s), SETTINGS[kind][0], []
     for _ in range(REPEATS):
         h = study(rng, s, kind)
         one, less = two_way(h, lambda x: x["s"], 400), two_way(h, lambda x: x["s"] - x["t"], 400)
         held.append((one.low <= right <= one.high, less.low <= right - t <= less.high))
-    low, high = (share + k * 3 * np.sqrt(share * (1 - share) / REPEATS) for share, k in ((0.93, -1), (0.97, 1)))
-    assert (np.mean(held, 0) >= low).all() and (s == 2 or (np.mean(held, 0) <= high).all()), np.mean(held, 0)
+    assert (np.mean(held, 0) >= 0.93 - 3 * np.sqrt(0.93 * 0.07 / REPEATS)).all(), np.mean(held, 0)
 
 
 @pytest.mark.slow

@@ -9,12 +9,13 @@ __all__ = ['STREAMS', 'PRECISIONS', 'RESULT_VERSION', 'CODE', 'shown_value', 'fi
            'code_hashes', 'changed_since', 'provenance', 'stage_text', 'StageLine', 'progress_bar']
 
 # %% ../nbs/00_core.ipynb #7de824df
-import contextlib, difflib, functools, hashlib, json, os, platform, re, secrets, subprocess
+import contextlib, difflib, functools, hashlib, io, json, os, platform, re, secrets, subprocess, sys
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
 import torch
+from tqdm.std import tqdm
 
 # %% ../nbs/00_core.ipynb #67dbcbb8
 def shown_value(
@@ -277,9 +278,6 @@ def provenance(
                       threads=torch.get_num_threads(), device=str(device), gpu=gpu))
 
 # %% ../nbs/00_core.ipynb #bf16a088
-import io, sys
-from tqdm.std import tqdm
-
 def stage_text(
     title: str, # of the stage
     done: int, total: int, # units

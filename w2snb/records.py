@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import nn
 
-from .core import changed_since, code_hashes, shown_path, write_atomic
+from .core import changed_since, code_hashes, first_line, shown_path, write_atomic
 from .evaluate import unpack_hits
 from .train import Fit
 
@@ -245,8 +245,7 @@ def stored_fit(
     if not path.exists(): return None
     try: return _fit_from_file(path, build())
     except Exception as e:
-        reason = next(iter(str(e).splitlines()), type(e).__name__)
-        warnings.warn(f"{shown_path(path)} is damaged or of an earlier version; its network is trained again ({reason})")
+        warnings.warn(f"{shown_path(path)} is damaged or of an earlier version; its network is trained again ({first_line(e)})")
 
 def shared_fit(
     store: Store, # where it is kept
