@@ -9,7 +9,7 @@ from execnb.shell import CaptureShell
 from conftest import ROOT
 from w2snb.docs import documented, execute, output_differences
 
-QUICK = "03f_processes 10_representation 13_reports 13c_pages 14_docs 14a_site 06f_analyses 11c_engines".split()
+QUICK = "11c_engines 03f_processes 10_representation 13_reports 13c_pages 14_docs 14a_site".split()
 REGISTRIES = {"methods": "METHODS", "networks": "NETWORKS", "experiments": "EXPERIMENTS", "frozen": "BACKBONES", "tables": "TABLES"}
 
 
