@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STREAMS', 'PRECISIONS', 'RESULT_VERSION', 'CODE', 'shown_value', 'first_line', 'nearest', 'check_choice',
            'stream_seed', 'generator', 'seeded', 'resolve_device', 'autocast', 'content_hash', 'array_hash',
-           'file_hash', 'write_atomic', 'project_root', 'cache_folder', 'default_store', 'shown_path', 'stale_modules',
-           'code_hashes', 'changed_since', 'provenance', 'stage_text', 'StageLine', 'progress_bar']
+           'file_hash', 'write_atomic', 'project_root', 'cache_folder', 'default_store', 'shown_path', 'user_folder',
+           'stale_modules', 'code_hashes', 'changed_since', 'provenance', 'stage_text', 'StageLine', 'progress_bar']
 
 # %% ../nbs/00_core.ipynb #7de824df
 import contextlib, difflib, functools, hashlib, io, json, os, platform, re, secrets, subprocess, sys
@@ -198,6 +198,16 @@ def shown_path(
     "A path as a reader wants to see it."
     path, root = Path(path).resolve(), project_root()
     return str(path.relative_to(root)) if root and path.is_relative_to(root) else str(path)
+
+# %% ../nbs/00_core.ipynb #e0cbf3a0
+def user_folder(
+    given, # a folder; None: the one that the variable names
+    what: str, # 'data': W2SNB_DATA, 'weights': W2SNB_WEIGHTS
+) -> Path | None: # None if neither is there
+    "A folder of the user's, checked to exist."
+    if not (folder := given or os.environ.get(f'W2SNB_{what.upper()}')): return None
+    if not Path(folder).is_dir(): raise FileNotFoundError(f"{what} folder {str(folder)!r} does not exist")
+    return Path(folder)
 
 # %% ../nbs/00_core.ipynb #9d084b1b
 def _without_imports(code: str) -> str:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .core import (RESULT_VERSION, array_hash, cache_folder, check_choice, content_hash, file_hash, first_line, shown_path,
-                        stream_seed, write_atomic)
+                        stream_seed, user_folder, write_atomic)
 
 # %% ../nbs/02_data.ipynb #7bae42de
 @dataclass(frozen=True, eq=False)
@@ -458,9 +458,7 @@ def data_folder(
     data=None, # a folder; None: `W2SNB_DATA`
 ) -> Path | None: # None if none was given
     "The folder with the user's datasets, checked to exist."
-    if not (data := data or os.environ.get('W2SNB_DATA')): return None
-    if not Path(data).is_dir(): raise FileNotFoundError(f"data folder {str(data)!r} does not exist")
-    return Path(data)
+    return user_folder(data, 'data')
 
 # %% ../nbs/02_data.ipynb #f35af98c
 def load_images(

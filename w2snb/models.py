@@ -7,14 +7,14 @@ __all__ = ['KINDS', 'load_weights', 'weights_folder', 'check_network', 'build_mo
            'feature_shapes', 'pair_maps']
 
 # %% ../nbs/03c_models.ipynb #c1a920e1
-import os, pickle, warnings
+import pickle, warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 import w2snb.deep_networks, w2snb.light_networks  # they register their networks
-from .core import check_choice, shown_path
+from .core import check_choice, shown_path, user_folder
 from .networks import NETWORKS, Stages
 
 # %% ../nbs/03c_models.ipynb #13b0870b
@@ -65,9 +65,7 @@ def weights_folder(
     weights=None, # a folder; None: `W2SNB_WEIGHTS`
 ) -> Path | None: # None if none was given
     "The folder with the user's checkpoints, checked to exist."
-    if not (weights := weights or os.environ.get('W2SNB_WEIGHTS')): return None
-    if not Path(weights).is_dir(): raise FileNotFoundError(f"weights folder {str(weights)!r} does not exist")
-    return Path(weights)
+    return user_folder(weights, 'weights')
 
 # %% ../nbs/03c_models.ipynb #8aef5850
 def check_network(
