@@ -123,7 +123,6 @@ def test_names_are_escaped(tmp_path):
 HOSTILE = "<img src=x onerror=alert(1)>|.csv"
 
 
-@pytest.mark.quick
 def test_a_name_in_a_record_is_text_in_markdown(tmp_path):
     """Cells, headings, notes and the list of records: no HTML begins in them, and no cell of a table ends."""
     bases = [r for r in read_records(project_root() / "reports" / "results" / "digits.jsonl") if r.seed in (100, 101)]
