@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .contract import TASKS
 from .experiments import resolve, run_many
 from .locks import Lock
 from .plans import Job, PlannedRun, note_done, note_failed, read_state, record_of
 from .records import Store
-from .tasks import ProbeConfig
 
 # %% ../nbs/11c_engines.ipynb #ea8ae399
 def compute_together(
@@ -24,7 +24,7 @@ def compute_together(
     store: Store,
 ):
     "Compute runs in this process; each is noted as soon as it is known, and what fails is left for later."
-    if not isinstance(resolve(**runs[0].given), ProbeConfig):  # one after the other; they share networks through the store
+    if not TASKS[resolve(**runs[0].given).task].side_by_side:  # one after the other; they share networks through the store
         for r in runs:
             with contextlib.suppress(ValueError, RuntimeError): note_done(store, r, run_many(**_call(r), progress=False)[0])
         return

@@ -8,32 +8,30 @@ __all__ = ['EXPERIMENTS', 'CHOSEN', 'GOLD', 'DIGITS', 'PAIRS', 'PROBES', 'NO_IMA
            'is_as_registered']
 
 # %% ../nbs/11_experiments.ipynb #bd0dc568
-import csv, json, time, warnings
-from collections.abc import Callable
+import csv, json
 from dataclasses import dataclass, field, replace
 from numbers import Integral
+from typing import ClassVar
 
 import pandas as pd
 import torch
 
-from .core import changed_since, check_choice, content_hash, default_store, project_root, resolve_device, shown_path
+import w2snb.probe, w2snb.runs  # their tasks become available
+from .contract import TASKS, Config, Place, compute_runs, train_by_team
+from .core import check_choice, default_store, project_root, resolve_device
 from .data import data_folder
-from .locks import Busy, Claims
-from .losses import METHODS, Method, get_method
-from .models import check_network, weights_folder
+from .losses import get_method
+from .models import weights_folder
 from .parameters import check_parameters
-from .protocols import (COMPARED, ProbeExperiment, check_folds, choose, relabel, resolve_probe, run_probes, run_trials,
-                             trial_settings)
-from .processes import in_team, is_first, launch, own_device
-from .recipes import RECIPES
+from .protocols import COMPARED, ProbeExperiment, check_folds, choose, relabel, run_trials, trial_settings
+from .processes import in_team, launch, own_device
 from .records import Record, Store
-from .runs import Config, Run, check_runnable, compute, fit_id, labelled, load_task, locked, run_id
-from .tasks import ProbeConfig
 
 # %% ../nbs/11_experiments.ipynb #9b0da274
 @dataclass(frozen=True)
 class Experiment:
     "A dataset, a weak and a strong network, and what the strong one may see."
+    task: ClassVar[str] = 'end_to_end'
     name: str # <dataset>-<student>_from_<teacher>
     dataset: str # a key of data.DATASETS
     teacher: str # weak network
@@ -49,9 +47,11 @@ class Experiment:
     method_params: dict = field(default_factory=dict) # method -> parameters that differ from the method's defaults
     about: str = ''
 
-EXPERIMENTS: dict[str, Experiment | ProbeExperiment] = {}
+EXPERIMENTS: dict = {} # name -> `Experiment`, `ProbeExperiment` or that of another task
 
-def register_experiment(experiment: Experiment | ProbeExperiment) -> Experiment | ProbeExperiment:
+def register_experiment(
+    experiment, # has a `name`, the name of its `task`, and what that task needs
+):
     "Make an experiment available by name."
     EXPERIMENTS[experiment.name] = experiment
     return experiment
@@ -143,162 +143,42 @@ def resolve(
     method: str = 'acd', # a key of losses.METHODS
     seed: int = 0,
     **overrides, # any of parameters.Parameters, or the method's own
-) -> Config | ProbeConfig:
+) -> Config: # of the experiment's task
     "The complete configuration; raises `ValueError` with one sentence for what cannot be run."
-    said, own = check_parameters(experiment=experiment, method=method, seed=seed, **overrides)
-    e, m = EXPERIMENTS[check_choice(said.experiment, EXPERIMENTS, 'experiment')], get_method(said.method)
-    if isinstance(e, ProbeExperiment): return resolve_probe(e, m, said, own)
-    def pick(name): return getattr(e, name) if getattr(said, name) is None else getattr(said, name)
-    _check_method(m, pick('supervision'), e.heard)
-    recipe = check_choice(pick('recipe'), RECIPES, 'recipe')
-    changes = {k: getattr(said, k) for k in ('epochs', 'lr') if getattr(said, k) is not None}
-    if 'lr' in changes: changes['lr_light'] = None  # what was said holds for all networks
-    changes |= _chunks(said, RECIPES[recipe])
-    return Config(
-        experiment=e.name, dataset=e.dataset, method=m.name, method_params=m.params | e.method_params.get(m.name, {}) | own,
-        seed=said.seed, teacher_seed=next(s for s in (said.teacher_seed, e.teacher_seed, said.seed) if s is not None),
-        supervision=pick('supervision'), heard=e.heard, teacher=check_network(pick('teacher')),
-        student=check_network(pick('student')), recipe=recipe, training=replace(RECIPES[recipe], **changes), gold=e.gold,
-        validation=e.validation, test=e.test, train_size=pick('train_size'), precision=said.precision or 'fp32')
-
-
-# %% ../nbs/11_experiments.ipynb #62e901b4
-def _chunks(said, recipe) -> dict:
-    "How a batch is cut: several processes normalise by themselves, and that is part of the result."
-    n, chunk = said.num_processes or 1, said.bn_chunk or recipe.bn_chunk
-    if said.compile and (chunk or n > 1):
-        raise ValueError("compile=True with bn_chunk or num_processes: torch would compile once for each chunk of a batch; "
-                         "give one of them")
-    if n > 1 and not chunk:
-        if recipe.batch % n: raise ValueError(f"num_processes={n} does not divide the batch of {recipe.batch}")
-        chunk = recipe.batch // n
-    return {} if chunk is None else dict(bn_chunk=chunk)
-
-# %% ../nbs/11_experiments.ipynb #238061ef
-def _check_method(m: Method, supervision: str, heard: str):
-    "Refuse methods that cannot work with what the student may see."
-    if 'features' in m.needs and (supervision, heard) != ('teacher+labels', 'view'):
-        raise ValueError(f"method {m.name} compares features on every view and trains no classifier: it needs true labels beside "
-                         "it and a teacher that sees the views, as in experiment digits-cnn_from_cnn")
-    if supervision == 'teacher' and not m.uses_teacher:
-        raise ValueError(f"method {m.name} learns from true labels only, and under supervision 'teacher' there are none: "
-                         "use hard_ce, or supervision='teacher+labels'")
-    if supervision == 'teacher' and 'labels' in m.needs:
-        raise ValueError(f"method {m.name} needs true labels: use supervision='teacher+labels'")
+    options, params = check_parameters(experiment=experiment, method=method, seed=seed, **overrides)
+    e = EXPERIMENTS[check_choice(options.experiment, EXPERIMENTS, 'experiment')]
+    return TASKS[e.task].resolve(e, get_method(options.method), options, params)
 
 # %% ../nbs/11_experiments.ipynb #aa2a1738
-def _check_folders(said):
-    "Folders that are given must exist, even if a run reads nothing from them."
-    data_folder(said.data)
-    weights_folder(said.weights)
-
 def run_many(
     experiment: str = 'digits', # a key of `EXPERIMENTS`
     methods=('acd',), # keys of losses.METHODS, or one; dict(method='acd', tau=2) for a method with overrides of its own
     seeds=(0,), # numbers, or one
     *,
-    progress: bool = True, # progress bars, and a word on what came from the store
+    progress: bool = True, # progress bars, and a line for each record from the store
     save: bool = True, # write records; the networks they share are kept in any case
     **overrides, # any of parameters.Parameters, or the methods' own
 ) -> list[Record]: # by seed, then by method
     "Run methods x seeds. Finished runs come from the store."
-    methods, seeds = [methods] if isinstance(methods, (str, dict)) else methods, [seeds] if isinstance(seeds, Integral) else seeds
-    wanted = [m if isinstance(m, dict) else dict(method=m) for m in methods]
-    configs = [resolve(experiment, seed=int(s), **overrides | w) for s in seeds for w in wanted]
+    methods = [m if isinstance(m, dict) else dict(method=m) for m in ([methods] if isinstance(methods, (str, dict)) else methods)]
+    seeds = [seeds] if isinstance(seeds, Integral) else seeds
+    configs = [resolve(experiment, seed=int(s), **overrides | m) for s in seeds for m in methods]
     if not configs: return []
-    said, _ = check_parameters(experiment=experiment, **overrides | wanted[0])
-    _check_folders(said)
-    store, tasks = Store(said.store or default_store()), {}
-    team, spent = 0 if in_team() or (said.num_processes or 1) < 2 else said.num_processes, 0.
-    if team:  # several processes train; here it is measured and written down
-        train = lambda: run_many(experiment, methods, seeds, progress=progress, save=False, **overrides)
-        spent = _by_team(configs, store, said, lambda: launch(train, team, (said.device or resolve_device().type) == 'cpu'))
-    device = resolve_device(own_device(said.device))
-    forced = set() if said.force and not team else None
-    if isinstance(configs[0], ProbeConfig):
-        return _claimed(store, said.force, progress, lambda found: run_probes(
-            configs, store, device, data=said.data, weights=said.weights, found=found, force=said.force, progress=progress,
-            save=save))
-    records = []
-    for c in configs:
-        if c.teacher_seed not in tasks: tasks = {c.teacher_seed: load_task(c, device, said.data)}
-        here = Run(c, tasks[c.teacher_seed], store, device, progress, said.compile, forced, team, spent)
-        records.append(_one(here, save, said.force))
-    return records
+    place, processes = _place(progress, save, **dict(experiment=experiment) | overrides | methods[0])
+    if processes > 1 and not in_team():  # several processes train; here it is measured and written down
+        again = lambda: run_many(experiment, methods, seeds, progress=progress, save=False, **overrides)
+        place.spent = train_by_team(configs, place, lambda: launch(again, processes, place.device.type == 'cpu'))
+        place.team = processes
+    return compute_runs(configs, place)
 
-# %% ../nbs/11_experiments.ipynb #e9dbbb7a
-def _by_team(configs: list, store: Store, said, start: Callable) -> float: # seconds a run
-    "Start a team while nobody else computes a run or a network it will; if nothing is left to do, it does nothing."
-    store.check_writable()
-    runs, fits, tasks, cpu = [], set(), {}, torch.device('cpu')  # a process that is to start others leaves the GPU alone
-    for c in configs:
-        if c.teacher_seed not in tasks: tasks = {c.teacher_seed: load_task(c, cpu, said.data)}
-        task = tasks[c.teacher_seed]
-        check_runnable(c, task)
-        runs.append(run_id(c, task))
-        fits |= {fit_id(c, task, net) for net in labelled(c).values()}
-    def claimed(claims):
-        left = [id for id in dict.fromkeys(runs) if said.force or not _found(store, id, False)]
-        if not left: return 0.
-        for id in left: claims.take(f'run-{id}')
-        for id in sorted(fits):
-            if said.force or not store.fit_path(id).exists(): claims.take(f'fit-{id}')
-        began = time.perf_counter()
-        try: start()
-        except KeyboardInterrupt:
-            how = "with force=True the next call starts anew" if said.force else "the same call goes on from the last checkpoint"
-            raise KeyboardInterrupt(f"stopped; {how}") from None
-        return (time.perf_counter() - began) / len(left)
-    return _with_claims(store, claimed)
-
-def _one(run: Run, save: bool, force: bool) -> Record:
-    "One run, from the store if it is there."
-    id = run_id(run.config, run.task)
-    if not force and (found := _found(run.store, id, run.progress, run.config)): return found
-    run.store.check_writable()
-    with locked(run.store, f'run-{id}'):
-        if not force and (found := _found(run.store, id, run.progress, run.config)): return found  # computed while we waited
-        record = compute(run, id)
-        if save and is_first(): run.store.put(record)
-    return record
-
-# %% ../nbs/11_experiments.ipynb #fc538d91
-def _claimed(store: Store, force: bool, progress: bool, compute) -> list[Record]:
-    "A batch of runs, none of which another process computes at the same time; `compute` takes what finds a record."
-    def found(claims, id, config):
-        if not force and (record := _found(store, id, progress, config)): return record
-        store.check_writable()
-        claims.take(f'run-{id}')
-        return None if force else _found(store, id, progress, config)
-    return _with_claims(store, lambda claims: compute(lambda id, config: found(claims, id, config)))
-
-def _with_claims(store: Store, act: Callable):
-    "Do something that takes locks, from the start whenever one of them is somebody else's."
-    while True:
-        try:
-            with Claims(store.folder/'locks') as claims: return act(claims)
-        except Busy as other: busy = other
-        busy.wait()
-
-# %% ../nbs/11_experiments.ipynb #4f6c193e
-def _found(store: Store, id: str, progress: bool, config: Config | None = None) -> Record | None:
-    "A finished record, with a warning if the code has changed since; a user's own loss is never taken from the store."
-    record = store.get(id)
-    if record is None or record.status == 'failed': return None
-    known = record.method in METHODS
-    if not known or config and _identity(record.params) != _identity(config.plain()):
-        reason = "its params are not those of its id" if known else f"its method {record.method!r} is unknown"
-        raise ValueError(f"{shown_path(store.path(id))} (delete it to run again) is not a valid record ({reason})")
-    if not METHODS[record.method].builtin: return None
-    if changed := changed_since(record.provenance.get('code', {})):
-        warnings.warn(f"this record is from the store and was computed before {changed} changed; force=True runs it again")
-    if progress:
-        print(f"{record.experiment}, {record.method}, seed {record.seed}: from store, computed {record.provenance['date'][:10]}")
-    return record
-
-def _identity(params: dict) -> str:
-    "A name for parameters; of a file of labels the content counts, and its place is of no matter."
-    return content_hash(params | (dict(teacher='file') if params.get('split') == 'given' else {}))
+def _place(progress: bool, save: bool, **given) -> tuple[Place, int]:
+    "Where runs are computed, and by how many processes each."
+    options, _ = check_parameters(**given)
+    data_folder(options.data)  # folders that are given must exist, even if this run reads nothing from them
+    weights_folder(options.weights)
+    place = Place(Store(options.store or default_store()), resolve_device(own_device(options.device)), options.data,
+                  options.weights, progress, options.compile, options.force, save)
+    return place, options.num_processes or 1
 
 def run(
     experiment: str = 'digits', # a key of `EXPERIMENTS`
@@ -310,6 +190,11 @@ def run(
     return run_many(experiment, [method], [seed], **overrides)[0]
 
 # %% ../nbs/11_experiments.ipynb #1256b046
+def _need_probe(experiment: str, why: str = ''):
+    "Refuse an experiment that is no linear probe."
+    if EXPERIMENTS[check_choice(experiment, EXPERIMENTS, 'experiment')].task != 'probe':
+        raise ValueError(f"experiment {experiment} is no linear probe{why}")
+
 def recommend(
     experiment: str = 'probe', # a linear probe
     seed: int = 0,
@@ -318,13 +203,10 @@ def recommend(
     **overrides, # of parameters.Parameters, but for the method and what belongs to it
 ) -> list[dict]: # method, its best setting, validation accuracy and the teacher's (fractions), images; best first
     "What labelled validation images say of every method."
+    _need_probe(experiment, ': its trials would take hours')
     configs = [resolve(experiment, seed=seed, **overrides | s) for m in COMPARED for s in trial_settings(m)]
-    if not isinstance(configs[0], ProbeConfig):
-        raise ValueError(f"experiment {experiment} is no linear probe: its trials would take hours")
-    said, _ = check_parameters(experiment=experiment, **overrides)
-    _check_folders(said)
-    rows = run_trials(configs, Store(said.store or default_store()), resolve_device(said.device), data=said.data,
-                      weights=said.weights, progress=progress)
+    place, _ = _place(progress, False, experiment=experiment, **overrides)
+    rows = run_trials(configs, place)
     best = []
     for m, setting in choose(rows, 'true_labels').items():
         config = resolve(experiment, seed=seed, **overrides | setting)
@@ -344,13 +226,11 @@ def label_images(
     **overrides, # of parameters.Parameters, or the method's own
 ) -> pd.DataFrame: # per image: file (or position), teacher (None: no label), student, probability of the student's class
     "A student's labels for all images of a probe, those its teacher learned from included."
+    _need_probe(experiment)
     config = resolve(experiment, method, seed, **overrides)
-    if not isinstance(config, ProbeConfig): raise ValueError(f"experiment {experiment} is no linear probe")
-    said, _ = check_parameters(experiment=experiment, **overrides)
-    _check_folders(said)
     check_folds(folds)  # before any feature
-    student, teacher, task = relabel(config, Store(said.store or default_store()), resolve_device(said.device), folds=folds,
-                                     data=said.data, weights=said.weights, progress=progress)
+    place, _ = _place(progress, False, experiment=experiment, **overrides)
+    student, teacher, task = relabel(config, place, folds)
     classes, sure = (*task.classes, None), student.softmax(-1).max(-1).values.tolist()
     name = lambda logits: [classes[i] for i in logits.argmax(-1).where(~logits[:, 0].isnan(), -1).tolist()]
     return pd.DataFrame(dict(file=task.files, teacher=name(teacher), student=name(student), probability=sure))

@@ -14,18 +14,16 @@ from functools import cache
 from numbers import Integral
 from pathlib import Path
 
+from .contract import TASKS, Place, run_id
 from .core import RESULT_VERSION, content_hash, file_hash, project_root, resolve_device, write_atomic
 from .data import data_folder
 from .experiments import EXPERIMENTS, resolve
 from .label_files import is_labels_file
 from .locks import living
 from .losses import get_method
-from .probe import probe_id
 from .protocols import COMPARED
 from .records import Record, Store, read_records
-from .runs import load_task, run_id
 from .tables import TABLES, table_requests
-from .tasks import ProbeConfig, load_probe
 
 # %% ../nbs/11b_plans.ipynb #53f94274
 def requests(
@@ -60,11 +58,11 @@ def _files_below(folder) -> list: # (name, bytes, time) of each file
     return sorted((os.path.relpath(p, folder), s.st_size, s.st_mtime_ns) for p, s in stats)
 
 @cache
-def _places(dataset: str, probe: bool, teacher: str, data: str | None, weights: str | None) -> str | None:
+def _places(dataset: str, reads_weights: bool, teacher: str, data: str | None, weights: str | None) -> str | None:
     "A name for the files a run depends on; None for what comes with scikit-learn."
     folder, found = None if dataset == 'digits' else data_folder(data), {}
     if folder: found['data'] = _files_below(folder/dataset if (folder/dataset).is_dir() else folder)
-    if probe and weights and dataset != 'digits': found['weights'] = _files_below(weights)
+    if reads_weights and weights and dataset != 'digits': found['weights'] = _files_below(weights)
     if is_labels_file(teacher) and os.path.exists(teacher): found['teacher'] = file_hash(teacher)
     return content_hash(found) if found else None
 
@@ -94,7 +92,7 @@ def _planned(given: dict, seeds: list) -> tuple: # a configuration; seed -> `Pla
         raise ValueError(f"method {first.method} is not from the package: other processes do not know it; use "
                          "experiments.run_many")
     where = [given.get(k) or os.environ.get(f'W2SNB_{k.upper()}') for k in ('data', 'weights')]
-    places = _places(first.dataset, isinstance(first, ProbeConfig), first.teacher, *where)
+    places = _places(first.dataset, TASKS[first.task].reads_weights, first.teacher, *where)
     base = content_hash([first.plain() | dict(seed=None, teacher_seed=None), RESULT_VERSION, places])
     follows = first.teacher_seed != other.teacher_seed
     key = lambda s: content_hash([base, s, s if follows else first.teacher_seed])
@@ -112,11 +110,11 @@ def plan_jobs(
         given, seeds = _absolute({k: v for k, v in r.items() if k not in ('methods', 'seeds')}), list(r['seeds'])
         for m in [r['methods']] if isinstance(r['methods'], (str, dict)) else r['methods']:
             config, runs = _planned(given | (m if isinstance(m, dict) else dict(method=m)), seeds)
-            probe = isinstance(config, ProbeConfig)
+            task = TASKS[config.task]
             for i, (seed, run) in enumerate(runs.items()):
                 if run.key in seen: continue
                 seen.add(run.key)
-                share = i // together if probe else seed if config.dataset == 'digits' else run.key
+                share = i // together if task.side_by_side else seed if config.dataset == 'digits' else run.key
                 jobs.setdefault((r['experiment'], share), []).append(run)
     return [Job(content_hash([run.key for run in runs]), tuple(runs)) for runs in jobs.values()]
 
@@ -171,10 +169,8 @@ def record_of(
 ) -> Record | None: # None if there is none, or a failed one
     "The record of a planned run by its true id, for which the images have to be read."
     config, given = resolve(**run.given), run.given
-    device = resolve_device(given.get('device'))
-    if isinstance(config, ProbeConfig): id = probe_id(config, load_probe(config, device, given.get('data'), given.get('weights')))
-    else: id = run_id(config, load_task(config, device, given.get('data')))
-    record = store.get(id)
+    place = Place(store, resolve_device(given.get('device')), given.get('data'), given.get('weights'))
+    record = store.get(run_id(config, TASKS[config.task].load(config, place)))
     return record if record and record.status != 'failed' else None
 
 # %% ../nbs/11b_plans.ipynb #cf324662

@@ -85,7 +85,7 @@ def _odd_hits(r) -> str | None:
 # %% ../nbs/05a_records.ipynb #2ac95e07
 def _odd_history(r) -> str | None:
     "Lists that are not as long as the training."
-    if r.status == 'failed': return None
+    if r.status == 'failed' or 'task' in r.params and not r.history: return None  # a task may teach without epochs
     training = r.params.get('training')
     epochs = (training if isinstance(training, dict) else r.params).get('epochs')
     if not isinstance(epochs, int): return "its params lack epochs"

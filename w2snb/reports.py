@@ -20,6 +20,7 @@ import seaborn as sns
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from .contract import task_name
 from .core import check_choice, resolve_device, write_atomic
 from .experiments import EXPERIMENTS, is_as_registered, published, resolve
 from .intervals import Interval, holm, p_value, pgr_interval, two_way
@@ -82,7 +83,7 @@ def _percent(fraction) -> str:
 def _published(record: Record, role: str) -> str:
     "Published numbers of a role, each with the recipe it was obtained with if that is not ours."
     if not is_as_registered(record.params): return '-'
-    wanted, own = record.method if role == 'student' else ROLES[role], record.params.get('recipe', 'probe')
+    wanted, own = record.method if role == 'student' else ROLES[role], record.params.get('recipe') or task_name(record.params)
     def about(r):
         notes = [f"recipe {r['recipe']}"] * (r['recipe'] != own) + [r['mark']] * (r['mark'] in ('second-hand', 'derived'))
         return f"{r['percent']:.2f}" + (f" ({', '.join(notes)})" if notes else '')

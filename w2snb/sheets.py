@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from .contract import task_name
 from .core import project_root
 from .intervals import Interval, holm, p_value, pgr_interval, seeds_interval, two_way
 from .reports import COLORS, ROLES, markdown_text, plot_label_curve, stacked_hits
@@ -124,7 +125,7 @@ def published_cells(
     digits: int = 2,
 ) -> dict: # column -> `Cell`
     "Published numbers beside ours, and the differences that may be taken."
-    told, own = published_for(row.params, role), row.params.get('recipe', 'probe')
+    told, own = published_for(row.params, role), row.params.get('recipe') or task_name(row.params)
     def about(t):
         notes = [f'recipe {t.recipe}'] * (t.recipe != own) + [t.mark] * (not t.word) + [f'epoch {t.epoch}'] * (t.epoch != 'last')
         return f'{t.percent:.2f}' + f" ({', '.join(notes)})" * bool(notes)

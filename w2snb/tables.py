@@ -59,7 +59,7 @@ def table_requests(table: Table) -> list[dict]: # arguments of `run_many`
     return [dict(experiment=e, methods=table_settings(table, e), seeds=list(table.seeds), **table.overrides)
             for e in table.experiments]
 
-def table_configs(table: Table) -> list: # of `Config` or `ProbeConfig`
+def table_configs(table: Table) -> list: # of `Config`
     "Every run of a table, with nothing left open: by experiment, seed and method."
     return [resolve(r['experiment'], seed=s, **table.overrides | m) for r in table_requests(table)
             for s in r['seeds'] for m in r['methods']]
