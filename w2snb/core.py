@@ -57,7 +57,7 @@ def check_choice(
     raise ValueError(f"{what} {shown_value(value)} is unknown: {hint}choices are {shown}")
 
 # %% ../nbs/00_core.ipynb #60ec015d
-STREAMS = ('split', 'teacher', 'student', 'order', 'augmentation', 'adapters', 'dropout')
+STREAMS = ('split', 'teacher', 'student', 'order', 'augmentation', 'adapters', 'dropout', 'weak_labels')
 
 def stream_seed(
     seed: int, # the run's seed, >= 0
