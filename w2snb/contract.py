@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['LATER', 'FIRST', 'TASKS', 'Config', 'TaskData', 'run_id', 'source_of_added', 'Place', 'Outcome', 'named_history',
-           'Task', 'register_task', 'task_name', 'run_status', 'measure', 'make_record', 'find_record', 'with_claims',
-           'compute_batch', 'load_all', 'compute_runs', 'id_of', 'train_by_team']
+           'Task', 'register_task', 'task_name', 'teacher_fields', 'taught_labels', 'label_metrics', 'run_status',
+           'measure', 'make_record', 'find_record', 'with_claims', 'compute_batch', 'load_all', 'compute_runs', 'id_of',
+           'train_by_team']
 
 # %% ../nbs/05h_contract.ipynb #66017962
 import inspect, json, time, warnings
@@ -17,8 +18,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .core import changed_since, content_hash, provenance, shown_path
-from .evaluate import pack_hits
+from .core import changed_since, check_choice, content_hash, generator, provenance, shown_path
+from .evaluate import accuracy, pack_hits
+from .labels import COMBINE, apply_weak_labels, check_weak_labels, read_weak_labels
 from .locks import Busy, Claims
 from .losses import METHODS, Method, get_method
 from .metrics import metrics_of
@@ -27,7 +29,7 @@ from .processes import in_team, is_first
 from .records import Record, Store
 
 # %% ../nbs/05h_contract.ipynb #aca60d4e
-LATER = dict(weak_labels='as_is', combine='mean', rounds=(), start='')  # field -> the value it had before it existed
+LATER = dict(weak_labels='as_is', combine='mean', rounds=(), reference_lr=1e-3)  # field -> its value before it existed
 FIRST = ('end_to_end', 'probe')  # tasks whose records do not name their task: they are older than its name
 
 def _plain(value):
@@ -46,11 +48,19 @@ class Config:
     dataset: str # a key of data.DATASETS
     method: str # a key of losses.METHODS
     method_params: dict # all of the method's parameters
-    teacher: str # what gives the weak labels
+    teacher: str | tuple # what gives the weak labels: one labeller or several
     student: str # what learns from them
     supervision: str # 'teacher': weak labels only; 'teacher+labels': true labels too
     seed: int # of the student: first weights, order, augmentation
-    teacher_seed: int # of the split and the teacher
+    teacher_seed: int # of the split, the teacher and what is done to its labels
+    weak_labels: str = 'as_is' # what is done to the teacher's labels, a key of labels.WEAK_LABELS with its values
+    combine: str = 'mean' # how several teachers become one, a key of labels.COMBINE
+    rounds: tuple = () # students between teacher and student, the first of them taught by the teacher
+
+    @property
+    def teachers(self) -> tuple: # names
+        "All labellers."
+        return (self.teacher,) if isinstance(self.teacher, str) else tuple(self.teacher)
 
     def plain(self) -> dict:
         "As plain values, for the record. A field that was added later is left out while it has its first value."
@@ -63,8 +73,8 @@ class Config:
         return self.plain()
 
     def common(self, *but: str) -> str: # names of further fields that may differ
-        "The same text for configurations that differ in their method (and in the fields `but`) only."
-        return content_hash({k: v for k, v in self.plain().items() if k not in self.of_method + but})
+        "The same text for configurations with the same data and references: of other methods, other `weak_labels`, other `but`."
+        return content_hash({k: v for k, v in self.plain().items() if k not in (*self.of_method, 'weak_labels', *but)})
 
 # %% ../nbs/05h_contract.ipynb #e2eba989
 @dataclass(kw_only=True)
@@ -89,8 +99,10 @@ def run_id(
     data: TaskData,
 ) -> str: # 16 hexadecimal digits
     "The same wherever the run is computed."
-    added = {n: t for n in (config.teacher, config.student) if (t := source_of_added(NETWORKS.get(n)))}
+    added = {n: t for n in (*config.teachers, config.student) if (t := source_of_added(NETWORKS.get(n)))}
     if not (m := get_method(config.method)).builtin: added[m.name] = source_of_added(m.loss)
+    rule, _ = read_weak_labels(config.weak_labels)
+    added |= {k: t for k, f in ((rule.name, rule.apply), (config.combine, COMBINE[config.combine])) if (t := source_of_added(f))}
     return content_hash(dict(config=config.identity(), data=data.key, versions=TASKS[config.task].versions, added=added))
 
 # %% ../nbs/05h_contract.ipynb #3ad03f9c
@@ -216,6 +228,46 @@ def task_name(
 ) -> str:
     "The task of a record."
     return params.get('task') or ('end_to_end' if 'training' in params else 'probe')
+
+# %% ../nbs/05h_contract.ipynb #350eacd5
+def teacher_fields(
+    experiment, # its own `teacher`, and `combine`, `weak_labels`, `rounds` where it has them
+    options, # `Parameters`; None: as the experiment
+) -> dict: # fields of `Config`
+    "Who teaches a run with which labels; refuses what cannot be read."
+    def pick(name): return getattr(experiment, name, LATER.get(name)) if (v := getattr(options, name)) is None else v
+    listed = lambda v: v if isinstance(v, str) else tuple(v)
+    found = dict(teacher=listed(pick('teacher')), combine=check_choice(pick('combine'), COMBINE, 'combine'),
+                 weak_labels=check_weak_labels(pick('weak_labels')), rounds=listed(pick('rounds')))
+    if isinstance(found['rounds'], str): found['rounds'] = (found['rounds'],)
+    if isinstance(found['teacher'], str) and found['combine'] != LATER['combine']:
+        raise ValueError(f"combine={found['combine']!r} needs several teachers: teacher='one,other'")
+    return found
+
+# %% ../nbs/05h_contract.ipynb #c84de1a0
+def taught_labels(
+    config: Config,
+    logits: Tensor, # of the teacher for the student's images [m, c]
+    y: Tensor, # their true classes [m]; -1: unknown
+    ceiling: Callable, # () -> logits of the ceiling [m, c]
+) -> tuple[Tensor, Tensor]: # logits [k, c], and which images they are for: positions [k]
+    "The labels a student learns from."
+    everything = torch.arange(len(logits), device=logits.device)
+    if config.weak_labels == 'as_is': return logits, everything
+    weak = apply_weak_labels(config.weak_labels, logits, generator(config.teacher_seed, 'weak_labels'), y, ceiling)
+    kept = everything[~weak[:, 0].isnan()]
+    return weak[kept], kept
+
+def label_metrics(
+    config: Config,
+    weak: Tensor, # logits that the student learned from [k, c]
+    y: Tensor, # true classes of their images [k]; -1: unknown
+    images: int, # that a rule that simulates has seen the true class of
+) -> dict: # name -> number; empty where the labels are the teacher's own
+    "What became of the teacher's labels."
+    rule, _ = read_weak_labels(config.weak_labels)
+    found = {} if config.weak_labels == 'as_is' and not config.rounds else dict(weak_label_accuracy=accuracy(weak, y))
+    return found | (dict(true_labels=images) if rule.simulates or 'truth' in config.teachers else {})
 
 # %% ../nbs/05h_contract.ipynb #f4f18729
 def run_status(diverged: list, metrics: dict, method: Method, params: dict, classes: int) -> tuple[str, str]:

@@ -34,7 +34,7 @@ class Experiment:
     task: ClassVar[str] = 'end_to_end'
     name: str # <dataset>-<student>_from_<teacher>
     dataset: str # a key of data.DATASETS
-    teacher: str # weak network
+    teacher: str | tuple # weak network, or several
     student: str # strong network
     recipe: str # a key of recipes.RECIPES
     supervision: str # 'teacher': weak labels only; 'teacher+labels': true labels too
@@ -45,6 +45,8 @@ class Experiment:
     train_size: int | None = None # the student's images; None: all that are left
     teacher_seed: int | None = None # split and teacher; None: the run's seed
     method_params: dict = field(default_factory=dict) # method -> parameters that differ from the method's defaults
+    weak_labels: str = 'as_is' # what is done to the teacher's labels
+    combine: str = 'mean' # how several teachers become one
     about: str = ''
 
 EXPERIMENTS: dict = {} # name -> `Experiment`, `ProbeExperiment` or that of another task

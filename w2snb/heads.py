@@ -196,6 +196,7 @@ def train_heads(
     epochs: int = 20,
     batch: int = 512,
     schedule: str = 'constant', # of the learning rate: 'constant' or 'cosine'
+    steps: int | None = None, # of an epoch; None: as many as see each image once
     monitor: Callable = lambda stack, epoch: None, # called after each epoch
     title: str | None = None, # of a progress bar
 ) -> HeadStack:
@@ -204,7 +205,7 @@ def train_heads(
         raise ValueError("lessons that are taught together need equally many images, and labels for all or for none")
     stack, m = HeadStack(lessons, heads, x.shape[1], x.device), len(lessons[0].index)
     for p in (stack.weight, stack.bias): p.grad = torch.zeros_like(p)
-    groups, steps = head_groups(heads), -(-m // batch)
+    groups, steps = head_groups(heads), steps or -(-m // batch)
     optimizer = _optimizer(heads, stack.weight, stack.bias, fused=x.device.type in ('cpu', 'cuda'))
     source = _batches(x.device, lessons, batch, steps * epochs)
     for step in progress_bar(range(steps * epochs), desc=title, disable=title is None, unit='step', mininterval=1.):

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['NOISES', 'STRUCTURES', 'WEAK_LABELS', 'COMBINE', 'class_logits', 'noisy_labels', 'model_errors', 'structured_errors',
-           'principal_features', 'most_confident', 'ensemble_logits', 'Labelling', 'WeakLabelRule',
-           'register_weak_labels', 'labels_as_is', 'hard_labels', 'uniform_noise', 'asymmetric_noise', 'only_confident',
-           'only_random', 'errors_of_model', 'errors_of_structure', 'read_weak_labels', 'check_weak_labels',
-           'apply_weak_labels', 'register_combine', 'combine_logits']
+           'principal_projection', 'principal_features', 'most_confident', 'ensemble_logits', 'Labelling',
+           'WeakLabelRule', 'register_weak_labels', 'labels_as_is', 'hard_labels', 'uniform_noise', 'asymmetric_noise',
+           'only_confident', 'only_random', 'errors_of_model', 'errors_of_structure', 'read_weak_labels',
+           'check_weak_labels', 'apply_weak_labels', 'register_combine', 'combine_logits']
 
 # %% ../nbs/06b_labels.ipynb #8c9d15f3
 import inspect, re
@@ -92,18 +92,25 @@ def structured_errors(
     return flipped
 
 # %% ../nbs/06b_labels.ipynb #a6283f13
+def principal_projection(
+    x: Tensor, # features [m, d] that define the components
+    k: int, # components kept
+) -> Callable: # features [n, d] -> [n, k], each of unit variance on `x`
+    "The first principal components, whitened."
+    if not 1 <= k <= (most := min(x.shape[1], len(x) - 1)): raise ValueError(f"k={k}: there are {most} components")
+    mean = x.double().mean(0)
+    centred = x.double() - mean
+    values, vectors = torch.linalg.eigh(centred.T @ centred / (len(x) - 1))
+    top, axes = values[-k:].flip(0), vectors[:, -k:].flip(1)
+    return lambda seen: ((seen.double() - mean) @ axes / top.clamp(min=1e-12).sqrt()).float()
+
 def principal_features(
     x: Tensor, # features [n, d]
     index: Tensor, # rows that define the components
     k: int, # components kept
 ) -> Tensor: # [n, k], each of unit variance on those rows
-    "The first principal components of features, whitened."
-    if not 1 <= k <= (most := min(x.shape[1], len(index) - 1)): raise ValueError(f"k={k}: there are {most} components")
-    mean = x[index].double().mean(0)
-    centred = x[index].double() - mean
-    values, vectors = torch.linalg.eigh(centred.T @ centred / (len(index) - 1))
-    top, axes = values[-k:].flip(0), vectors[:, -k:].flip(1)
-    return ((x.double() - mean) @ axes / top.clamp(min=1e-12).sqrt()).float()
+    "Features seen through their first principal components."
+    return principal_projection(x[index], k)(x)
 
 # %% ../nbs/06b_labels.ipynb #491406fe
 def most_confident(

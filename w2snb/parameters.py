@@ -30,10 +30,21 @@ class _Values(BaseModel):
         if isinstance(value, Integral) and not isinstance(value, bool): return int(value)  # numpy's, too
         return os.fspath(value) if isinstance(value, os.PathLike) else value
 
+    @field_validator('teacher', 'rounds', mode='before', check_fields=False)
+    @classmethod
+    def _list(cls, value):
+        "Several names are a list, or in a notebook one text with commas."
+        if isinstance(value, str) and ',' in value and not os.path.isfile(value): value = [v.strip() for v in value.split(',')]
+        if not isinstance(value, (list, tuple)): return value
+        if not value or not all(isinstance(v, (str, os.PathLike)) and os.fspath(v) for v in value):
+            raise PydanticCustomError('names', 'names are texts, with a comma between two of them')
+        return os.fspath(value[0]) if len(value) == 1 else [os.fspath(v) for v in value]
+
     @field_validator('teacher', *PATHS, check_fields=False)
     @classmethod
     def _path(cls, value):
         if value is None: return None
+        if isinstance(value, list): return [cls._path(v) for v in value]
         if '\0' in value: raise PydanticCustomError('path', 'a path holds no null byte')
         if any(len(os.fsencode(part)) > 255 for part in value.split(os.sep)):
             raise PydanticCustomError('path', 'no part of a path is longer than 255 bytes')
@@ -47,8 +58,12 @@ class Parameters(_Values):
     seed: int = Field(0, ge=0, description='student, batch order and augmentation')
     teacher_seed: int | None = Field(None, ge=0, description='split and teacher; None: the seed, for pairs on CIFAR-100 0')
     supervision: Literal['teacher', 'teacher+labels'] | None = Field(None, description='what the student may see')
-    teacher: str | None = Field(None, description='weak network of models.NETWORKS; for a probe a backbone '
-                                'or a file of labels (.csv, .tsv)')
+    teacher: str | list[str] | None = Field(None, description='weak network of models.NETWORKS; for a probe a backbone '
+                                            'or a file of labels (.csv, .tsv); several with commas')
+    combine: str | None = Field(None, description='how several teachers become one: mean, mean_of_logs, product')
+    weak_labels: str | None = Field(None, description="what is done to the teacher's labels: uniform(.4), "
+                                    "most_confident(.5), ...; None: as_is")
+    rounds: str | list[str] | None = Field(None, description='for a probe: backbones of students in between, with commas')
     student: str | None = Field(None, description='strong network of models.NETWORKS; for a probe a backbone')
     recipe: str | None = Field(None, description='a name from recipes.RECIPES')
     T: float | None = Field(None, gt=0, description='softmax temperature')
@@ -58,6 +73,7 @@ class Parameters(_Values):
     eps: float | None = Field(None, ge=0, le=1, description='smoothing of the teacher')
     epochs: int | None = Field(None, ge=1, description="passes over the student's images")
     lr: float | None = Field(None, gt=0, description='peak learning rate')
+    reference_lr: float | None = Field(None, gt=0, description='for a probe: of ceiling and student alone; None: 1e-3')
     train_size: int | None = Field(None, ge=1, description="number of the student's images; None: all")
     bn_chunk: int | None = Field(None, ge=2, description='images that are normalised together; None: the whole batch')
     num_processes: int | None = Field(None, ge=1, description='processes that share each batch, a GPU for each; None: one')

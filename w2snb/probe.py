@@ -15,41 +15,56 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .contract import Outcome, Task, named_history, register_task
+from .contract import LATER, Outcome, Task, label_metrics, named_history, register_task, taught_labels, teacher_fields
 from .core import RESULT_VERSION, array_hash, code_hashes, content_hash, shown_value
 from .evaluate import accuracy, pgr
 from .frozen import get_backbone
 from .heads import Head, HeadStack, Lesson, feature_scale, same_length, train_heads
 from .label_files import ENDINGS, is_labels_file
+from .labels import combine_logits, principal_projection
 from .losses import get_method
 from .metrics import answers
 from .records import Store, shared_fit
-from .tasks import ProbeConfig, ProbeData, load_probe, with_seed
+from .tasks import ProbeConfig, ProbeData, components, load_probe, needs_features, needs_gold, with_seed
 from .train import Fit, as_shares
+
+# %% ../nbs/06d_probe.ipynb #2fd6e49d
+def _view(config: ProbeConfig, task: ProbeData, teacher: str | None) -> Callable: # [n, all columns] -> [n, d]
+    "What one teacher sees, out of the columns of `weak_x`; None: the student, which sees all of its features."
+    if teacher is None: return lambda raw: raw
+    ends = torch.tensor(task.widths or (task.weak_x.shape[1],)).cumsum(0).tolist()
+    k = config.teachers.index(teacher)
+    columns = slice(ends[k - 1] if k else 0, ends[k])
+    if (few := components(teacher)) is None: return lambda raw: raw[:, columns]
+    x, mean, scale = feature_scale(task.x, task.parts['student'], config.scaling)
+    project = principal_projection((x[task.parts['student']] - mean) / scale, few)
+    return lambda raw: project((same_length(raw[:, columns], config.scaling) - mean) / scale)
 
 # %% ../nbs/06d_probe.ipynb #ef6600f5
 code_hashes()  # taken now, when the code is loaded
 LABELLED = dict(method='ce', params={}, lr=1e-3)  # Adam with 1e-3, as in Burns et al. 2023, App. D
 
-def _labelled_head(config: ProbeConfig, task: ProbeData, store: Store, weak: bool, part: str, force: Callable) -> nn.Module:
-    "A head on true labels of one part of the images, on the weak or the strong backbone; takes features as they are."
-    index, student = task.parts[part], task.parts['student']
-    x, mean, scale = feature_scale(task.weak_x if weak else task.x, student, config.scaling)
-    head, epochs = Head(**LABELLED), max(1, round(config.epochs * len(student) / len(index)))
-    seed = config.teacher_seed if weak else config.seed
-    id = content_hash(dict(task=task.key, weak=weak, scaling=config.scaling, images=array_hash(index.cpu().numpy()), seed=seed,
-                           statistics=array_hash(student.cpu().numpy()), head=asdict(head), epochs=epochs, batch=config.batch,
-                           schedule=config.schedule, version=RESULT_VERSION['probe']))
+def _labelled_head(config: ProbeConfig, task: ProbeData, store: Store, part: str, force: Callable, teacher: str | None = None):
+    "A head on true labels of one part of the images; takes features as they are. None: on the student's features."
+    see, index, student = _view(config, task, teacher), task.parts[part], task.parts['student']
+    x, mean, scale = feature_scale(see(task.weak_x if teacher else task.x), student, config.scaling)
+    head = Head(**LABELLED if teacher else LABELLED | dict(lr=config.reference_lr))
+    seed, epochs = config.teacher_seed if teacher else config.seed, max(1, round(config.epochs * len(student) / len(index)))
+    named = dict(teacher=teacher) if teacher and (components(teacher) or len(config.teachers) > 1) else {}
+    id = content_hash(named | dict(
+        task=task.key, weak=bool(teacher), scaling=config.scaling, images=array_hash(index.cpu().numpy()), seed=seed,
+        statistics=array_hash(student.cpu().numpy()), head=asdict(head), epochs=epochs, batch=config.batch,
+        schedule=config.schedule, version=RESULT_VERSION['probe']))
     def make(layer):
-        start, unheard = time.perf_counter(), torch.zeros(len(index), len(task.classes))
-        lesson = Lesson(index, unheard.to(x.device), seed, mean, scale, task.y[index])
+        start, unseen = time.perf_counter(), torch.zeros(len(index), len(task.classes))
+        lesson = Lesson(index, unseen.to(x.device), seed, mean, scale, task.y[index])
         stack = train_heads(x, [lesson], [head], epochs=epochs, batch=config.batch, schedule=config.schedule)
         with torch.no_grad(): layer.weight.copy_(stack.weight[0, 0]); layer.bias.copy_(stack.bias[0, 0])
         seconds = time.perf_counter() - start
         return Fit(layer, {}, seconds, epochs * len(index) / seconds)
     def build(): return nn.Linear(x.shape[1], len(task.classes)).to(x.device)
     layer = shared_fit(store, id, build, make, force(id)).model.requires_grad_(False)
-    return lambda raw: layer((same_length(raw, config.scaling) - mean) / scale)
+    return lambda raw: layer((same_length(see(raw), config.scaling) - mean) / scale)
 
 # %% ../nbs/06d_probe.ipynb #37c0926f
 def fitted_temperature(
@@ -79,14 +94,14 @@ def is_chance(
     p = 1 / classes
     return right < p + 3 * (p * (1 - p) / images) ** .5
 
-def _check_own_logits(config: ProbeConfig, task: ProbeData):
+def _check_own_logits(config: ProbeConfig, task: ProbeData, teacher: str, logits: Callable):
     "Refuse a teacher with another label set, and warn of one whose classes may stand in another order."
-    if (d := task.weak_x.shape[1]) != (c := len(task.classes)):
-        raise ValueError(f"teacher {config.teacher} says {d} classes and {config.dataset} has {c}: "
-                         "its own logits are no labels here; give it gold labels to fit a head on")
     s = task.parts['student']
-    if not task.labelled or not is_chance(right := accuracy(task.weak_x[s], task.y[s]), c, len(s)): return
-    warnings.warn(f"teacher {config.teacher} is right on {100 * right:.1f} % of the student's {len(s)} images, and chance on "
+    if (d := (weak := logits(task.weak_x[s])).shape[1]) != (c := len(task.classes)):
+        raise ValueError(f"teacher {teacher} says {d} classes and {config.dataset} has {c}: "
+                         "its own logits are no labels here; give it gold labels to fit a head on")
+    if not task.labelled or not is_chance(right := accuracy(weak, task.y[s]), c, len(s)): return
+    warnings.warn(f"teacher {teacher} is right on {100 * right:.1f} % of the student's {len(s)} images, and chance on "
                   f"{100 / c:.1f} %: do its classes stand in another order, or its labels belong to other images?")
 
 # %% ../nbs/06d_probe.ipynb #15031751
@@ -98,13 +113,16 @@ def shared_heads(
 ) -> dict: # 'teacher'; 'ceiling', 'student_alone' where there are true labels -> (features as they are) -> logits
     "Teacher, student alone and ceiling, which the runs of all methods have in common."
     gold = len(task.parts['gold']) > 0
-    if gold: say = dict(teacher=_labelled_head(config, task, store, True, 'gold', force))
-    else:
-        _check_own_logits(config, task)
-        say = dict(teacher=lambda raw: raw)
-    if config.calibrated: say['teacher'] = _calibrated(say['teacher'], task)
-    if task.labelled: say['ceiling'] = _labelled_head(config, task, store, False, 'student', force)
-    return say | (dict(student_alone=_labelled_head(config, task, store, False, 'gold', force)) if gold else {})
+    def labeller(name):
+        if gold and needs_gold(name): return _labelled_head(config, task, store, 'gold', force, name)
+        logits = _view(config, task, name)
+        _check_own_logits(config, task, name, logits)
+        return logits
+    each = [labeller(name) for name in config.teachers]
+    roles = dict(teacher=lambda raw: combine_logits([logits(raw) for logits in each], config.combine))
+    if config.calibrated: roles['teacher'] = _calibrated(roles['teacher'], task)
+    if task.labelled: roles['ceiling'] = _labelled_head(config, task, store, 'student', force)
+    return roles | (dict(student_alone=_labelled_head(config, task, store, 'gold', force)) if gold else {})
 
 # %% ../nbs/06d_probe.ipynb #30f98446
 def _heads(configs: list) -> list[Head]:
@@ -117,10 +135,12 @@ class _Taught:
     configs: list
     task: ProbeData
     say: dict # role -> (features as they are) -> logits
-    lesson: Lesson
-    history: list # per head
     x: Tensor # features, each image at its own length
     test_x: Tensor
+    labels: Tensor # the teacher's logits for the student's images [m, c]
+    lesson: Lesson
+    between: list # for each student between teacher and student its logits for the test images
+    history: list # per head
     stack: HeadStack | None = None # of all seeds
     position: int = 0 # of this one among them
     seconds: float = 0. # of training, this seed's share
@@ -134,7 +154,7 @@ def _look(stack: HeadStack, taught: list):
     "Test accuracy (agreement with the teacher, where nobody knows) and what methods observe, of all heads, after an epoch."
     said = stack.classes(taught[0].test_x)  # [s, k, n]
     for s, t in enumerate(taught):
-        name, truth = ('test', t.task.test_y) if t.task.labelled else ('agreement', t.task.weak_test_x.argmax(-1))
+        name, truth = ('test', t.task.test_y) if t.task.labelled else ('agreement', t.say['teacher'](t.task.weak_test_x).argmax(-1))
         right = (said[s] == truth).double().mean(-1).tolist()  # [k]
         for k, (head, history) in enumerate(zip(stack.heads, t.history)):
             history.setdefault(name, []).append(right[k])
@@ -143,22 +163,42 @@ def _look(stack: HeadStack, taught: list):
             for what, counts in seen.items(): history.setdefault(what, []).append(as_shares(counts))
 
 # %% ../nbs/06d_probe.ipynb #b582a2ea
+def _lesson(c: ProbeConfig, task: ProbeData, say: dict) -> tuple[Tensor, Lesson, list]:
+    "The teacher's labels, what the students of one seed learn from, and students between them."
+    student, between = task.parts['student'], []
+    labels = say['teacher'](task.weak_x[student])
+    weak, kept = taught_labels(c, labels, task.y[student], lambda: say['ceiling'](task.x[student]))
+    for x, test_x in task.rounds:
+        x, mean, scale = feature_scale(x, student, c.scaling)
+        stack = train_heads(x, [Lesson(student[kept], weak, c.seed, mean, scale)], _heads([c]), **_as_long(c, student))
+        weak, kept = stack.predict(x[student], 0, 0), torch.arange(len(student), device=student.device)
+        between.append(stack.predict(same_length(test_x, c.scaling), 0, 0))
+    _, mean, scale = feature_scale(task.x, student, c.scaling)
+    return labels, Lesson(student[kept], weak, c.seed, mean, scale), between
+
+def _as_long(c: ProbeConfig, student: Tensor) -> dict:
+    "The training of every student: an epoch has the steps that all images take, however many have a label."
+    return dict(epochs=c.epochs, batch=c.batch, schedule=c.schedule, steps=-(-len(student) // c.batch))
+
+# %% ../nbs/06d_probe.ipynb #ceeec0de
 def _teach(lots: list, title: str | None, watch: bool = True) -> list[_Taught]:
-    "Train all lots together: of each seed its configurations, with the same heads, its data and its references."
+    "Teach all lots: of each seed its configurations, with the same heads, its data and its references."
     (c, *_), task, _ = lots[0]
-    heads, x, test_x = _heads(lots[0][0]), same_length(task.x, c.scaling), same_length(task.test_x, c.scaling)
-    taught = []
-    for configs, task, say in lots:
-        index = task.parts['student']
-        _, mean, scale = feature_scale(task.x, index, c.scaling)
-        lesson = Lesson(index, say['teacher'](task.weak_x[index]), configs[0].seed, mean, scale)
-        taught.append(_Taught(configs, task, say, lesson, [{} for _ in heads], x, test_x))
-    start = time.perf_counter()
-    stack = train_heads(x, [t.lesson for t in taught], heads, epochs=c.epochs, batch=c.batch, schedule=c.schedule, title=title,
-                        monitor=(lambda stack, epoch: _look(stack, taught)) if watch else lambda *_: None)
-    seconds = (time.perf_counter() - start) / len(lots)
-    for s, t in enumerate(taught): t.stack, t.position, t.seconds = stack, s, seconds
+    x, test_x = same_length(task.x, c.scaling), same_length(task.test_x, c.scaling)
+    taught = [_Taught(configs, task, say, x, test_x, *_lesson(configs[0], task, say), [{} for _ in configs])
+              for configs, task, say in lots]
+    for n in dict.fromkeys(len(t.lesson.index) for t in taught):
+        _train([t for t in taught if len(t.lesson.index) == n], title, watch)
     return taught
+
+def _train(taught: list, title: str | None, watch: bool):
+    "Train the heads of all seeds together; they learn from equally many images."
+    start, c = time.perf_counter(), taught[0].configs[0]
+    monitor = (lambda stack, epoch: _look(stack, taught)) if watch else lambda *_: None
+    stack = train_heads(taught[0].x, [t.lesson for t in taught], _heads(taught[0].configs), title=title, monitor=monitor,
+                        **_as_long(c, taught[0].task.parts['student']))
+    seconds = (time.perf_counter() - start) / len(taught)
+    for s, t in enumerate(taught): t.stack, t.position, t.seconds = stack, s, seconds
 
 # %% ../nbs/06d_probe.ipynb #2bd97ad4
 def _entropy(logits: Tensor) -> float:  # [n, c] -> nats
@@ -181,13 +221,13 @@ def _of_all_images(known: dict, m: dict) -> dict:
 # %% ../nbs/06d_probe.ipynb #a94132cf
 def _outcome(k: int, t: _Taught, others: dict) -> Outcome:
     "What one head leaves; `others`: role -> `Answers` to the test images."
-    c, task, student = t.configs[k], t.task, t.student(t.test_x, k)
-    known = others | dict(student=answers(student, task.test_y))
-    extra = dict(teacher_entropy=_entropy(t.lesson.teacher), student_images=len(task.parts['student']),
-                 gold_labels=len(task.parts['gold']))
+    c, task, student, s = t.configs[k], t.task, t.student(t.test_x, k), t.task.parts['student']
+    between = {f'round{i}': answers(z, task.test_y) for i, z in enumerate(t.between, 1)}
+    known = others | between | dict(student=answers(student, task.test_y))
+    extra = dict(teacher_entropy=_entropy(t.labels), student_images=len(t.lesson.index), gold_labels=len(task.parts['gold']))
     if task.labelled:
-        s = task.parts['student']
-        extra |= dict(teacher_on_student_images=accuracy(t.lesson.teacher, task.y[s]), student_best=max(t.history[k]['test']))
+        extra |= dict(teacher_on_student_images=accuracy(t.labels, task.y[s]), student_best=max(t.history[k]['test']))
+        extra |= label_metrics(c, t.lesson.teacher, task.y[t.lesson.index], len(s))
         if c.split == 'openai': extra |= _of_all_images(known, extra)
     return Outcome(
         answers=dict(test=known), validation=_on_validation(k, t) if task.labelled else {}, extra=extra,
@@ -197,18 +237,22 @@ def _outcome(k: int, t: _Taught, others: dict) -> Outcome:
 # %% ../nbs/06d_probe.ipynb #643c3177
 SEEDS = ('seed', 'teacher_seed')
 
+def _optimised(c: ProbeConfig) -> str:
+    "A name for the loss and the optimiser of a head."
+    return content_hash([getattr(c, k) for k in c.of_method])
+
 def _lots(configs: list) -> list[list]:
-    "The configurations of each seed, those with one loss side by side."
+    "The configurations of each seed with the same labels, those with one loss side by side."
     lots = {}
-    for c in configs: lots.setdefault(c.common(), []).append(c)
+    for c in configs: lots.setdefault((c.common(), c.weak_labels, _optimised(c) if c.rounds else ''), []).append(c)
     return [sorted(lot, key=lambda c: (c.method, content_hash(c.method_params))) for lot in lots.values()]
 
 def _alike(lots: list, together: int | None) -> list[list]:
     "Lots with the same heads on the same features, so many at a time; None: all."
     groups = {}
     for lot in lots:
-        heads = content_hash([[getattr(c, k) for k in ProbeConfig.of_method] for c in lot])
-        groups.setdefault((lot[0].common(*SEEDS), heads), []).append(lot)
+        same = lot[0].common(*SEEDS), lot[0].weak_labels, *map(_optimised, lot)
+        groups.setdefault(same, []).append(lot)
     return [g[i:i + (together or len(g))] for g in groups.values() for i in range(0, len(g), together or len(g))]
 
 # %% ../nbs/06d_probe.ipynb #9c9319da
@@ -220,18 +264,21 @@ def _resolve(e, m, options, params: dict) -> ProbeConfig:
         raise ValueError(f"supervision={options.supervision!r}: in {e.name} the student sees the teacher's labels only")
     if not m.uses_teacher or m.needs: raise ValueError(f"method {m.name} has no place in {e.name}: a linear student there sees "
                                                        "logits of the teacher only; use hard_ce for its hard labels")
-    def pick(name): return getattr(e, name) if getattr(options, name) is None else getattr(options, name)
-    given = is_labels_file(pick('teacher'))
-    if not given and os.path.isfile(pick('teacher')):
-        raise ValueError(f"teacher={shown_value(pick('teacher'))}: by its ending this is no file of labels; those end in "
-                         f"{', '.join(ENDINGS)}")
-    for backbone in [pick('student')] + [pick('teacher')] * (not given): get_backbone(backbone)
+    def pick(name): return getattr(e, name, LATER.get(name)) if getattr(options, name) is None else getattr(options, name)
+    teaching = teacher_fields(e, options)
+    teachers = (teaching['teacher'],) if isinstance(teaching['teacher'], str) else teaching['teacher']
+    for t in teachers:
+        if needs_features(t) and os.path.isfile(t):
+            raise ValueError(f"teacher={shown_value(t)}: by its ending this is no file of labels; those end in "
+                             f"{', '.join(ENDINGS)}")
+    for backbone in [pick('student'), *filter(needs_features, teachers), *teaching['rounds']]: get_backbone(backbone)
     kept = {k: getattr(e, k) for k in ('dataset', 'gold', 'validation', 'test', 'split', 'scaling', 'calibrated', 'weight_decay',
-                                       'batch', 'schedule', 'supervision')} | (dict(split='given', gold=None) if given else {})
+                                       'batch', 'schedule', 'supervision')}
+    if all(map(is_labels_file, teachers)): kept |= dict(split='given', gold=None)
     return ProbeConfig(
         experiment=e.name, method=m.name, method_params=m.params | e.method_params.get(m.name, {}) | params, seed=options.seed,
-        teacher_seed=options.seed if options.teacher_seed is None else options.teacher_seed, **kept,
-        **{k: pick(k) for k in ('teacher', 'student', 'train_size', 'lr', 'epochs', 'precision')})
+        teacher_seed=options.seed if options.teacher_seed is None else options.teacher_seed, **kept, **teaching,
+        **{k: pick(k) for k in ('student', 'train_size', 'lr', 'reference_lr', 'epochs', 'precision')})
 
 # %% ../nbs/06d_probe.ipynb #9f56f542
 @register_task
@@ -276,10 +323,14 @@ def probe_trials(
 ) -> list[dict]: # a row per configuration, fractions
     "Validation accuracy of settings; the test images are not used."
     if not len(v := task.parts['validation']): raise ValueError(f"{configs[0].experiment} keeps no labelled validation images")
-    t, = _teach([(configs, task, shared_heads(configs[0], task, store))], title, watch=False)
-    weak, y = t.say['teacher'](task.weak_x[v]).argmax(-1), task.y[v]
-    said = [t.student(t.x[v], k).argmax(-1) for k in range(len(configs))]
+    rows, y = {}, task.y[v]
     share = lambda a, b: float((a == b).double().mean())
-    about = dict(teacher=share(weak, y), images=len(v))
-    return [dict(experiment=c.experiment, method=c.method, params=c.method_params, lr=c.lr, weight_decay=c.weight_decay,
-                 seed=c.seed, true_labels=share(s, y), weak_labels=share(s, weak), **about) for c, s in zip(configs, said)]
+    for lot in _lots(configs):
+        t, = _teach([(lot, task, shared_heads(lot[0], task, store))], title, watch=False)
+        weak = t.say['teacher'](task.weak_x[v]).argmax(-1)
+        for k, c in enumerate(lot):
+            predicted = t.student(t.x[v], k).argmax(-1)
+            rows[id(c)] = dict(experiment=c.experiment, method=c.method, params=c.method_params, lr=c.lr,
+                               weight_decay=c.weight_decay, seed=c.seed, true_labels=share(predicted, y),
+                               weak_labels=share(predicted, weak), teacher=share(weak, y), images=len(v))
+    return [rows[id(c)] for c in configs]

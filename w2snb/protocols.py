@@ -27,7 +27,7 @@ class ProbeExperiment:
     task: ClassVar[str] = 'probe'
     name: str # <dataset>-<student>_from_<teacher>
     dataset: str # a key of data.DATASETS
-    teacher: str # weak backbone, as frozen.get_backbone knows it
+    teacher: str | tuple # weak backbone, as frozen.get_backbone knows it, or another labeller, see `tasks`; or several
     student: str # strong backbone
     gold: int | None = None # true labels the teacher's head is fitted on; None: all of the weak half
     validation: float = .05 # share of the images kept for choosing settings, out of the weak half
@@ -44,6 +44,9 @@ class ProbeExperiment:
     precision: str = 'fp32' # of the backbones
     method_params: dict = field(default_factory=dict) # method -> parameters that differ from the method's defaults
     supervision: str = 'teacher'
+    weak_labels: str = 'as_is' # what is done to the teacher's labels
+    combine: str = 'mean' # how several teachers become one
+    rounds: tuple = () # backbones of students between teacher and student
     about: str = ''
 
 # %% ../nbs/06e_protocols.ipynb #5ef783c7
@@ -114,6 +117,8 @@ def relabel(
     folds: int = 5, # students; each leaves out one part of the images
 ) -> tuple[Tensor, Tensor, ProbeData]: # logits of students and of the teacher [n, c] for the images of `ProbeData.files`
     "What students say of images they were not taught with."
+    if config.weak_labels != 'as_is' or config.rounds:
+        raise ValueError("images are labelled by students of the teacher's labels as they are: leave out weak_labels and rounds")
     task = load_probe(config, place.device, place.data, place.weights, place.progress)
     x, weak = torch.cat([task.x, task.test_x]), torch.cat([task.weak_x, task.weak_test_x])
     teacher, n = shared_heads(config, task, place.store)['teacher'](weak), len(x)

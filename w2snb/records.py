@@ -24,7 +24,7 @@ from .train import Fit
 SCHEMA = 1  # of the layout of a record
 RANGES = {'pgr': (None, None), 'pgr_all': (None, None), 'gain_over_*': (-1, 1),  # lowest, highest; None: no limit
           '*_effective_classes': (1, None), 'teacher_entropy': (0, None),
-          'test_images': (1, None), 'student_images': (0, None), 'gold_labels': (0, None)}
+          'test_images': (1, None), 'student_images': (0, None), 'gold_labels': (0, None), 'true_labels': (0, None)}
 
 @functools.cache
 def metric_range(
