@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .core import changed_since, check_choice, content_hash, generator, provenance, shown_path
 from .evaluate import accuracy, pack_hits
+from .label_files import is_labels_file
 from .labels import COMBINE, apply_weak_labels, check_weak_labels, read_weak_labels
 from .locks import Busy, Claims
 from .losses import METHODS, Method, get_method
@@ -69,8 +70,9 @@ class Config:
         return values if self.task in FIRST else dict(task=self.task) | values
 
     def identity(self) -> dict:
-        "As plain values, for the id: without what does not change the result."
-        return self.plain()
+        "As plain values, for the id. The content of a file of labels is in the key of the data, and its place is of no matter."
+        names = ['file' if is_labels_file(t) else t for t in self.teachers]
+        return self.plain() | dict(teacher=names[0] if isinstance(self.teacher, str) else names)
 
     def common(self, *but: str) -> str: # names of further fields that may differ
         "The same text for configurations with the same data and references: of other methods, other `weak_labels`, other `but`."
@@ -240,6 +242,8 @@ def teacher_fields(
     found = dict(teacher=listed(pick('teacher')), combine=check_choice(pick('combine'), COMBINE, 'combine'),
                  weak_labels=check_weak_labels(pick('weak_labels')), rounds=listed(pick('rounds')))
     if isinstance(found['rounds'], str): found['rounds'] = (found['rounds'],)
+    if len(set(found['teacher'])) < len(found['teacher']) and not isinstance(found['teacher'], str):
+        raise ValueError(f"teacher={','.join(found['teacher'])!r} names a teacher twice")
     if isinstance(found['teacher'], str) and found['combine'] != LATER['combine']:
         raise ValueError(f"combine={found['combine']!r} needs several teachers: teacher='one,other'")
     return found

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['EndToEndConfig', 'EndToEndData', 'load_task', 'check_runnable', 'feature_objective', 'Run', 'locked', 'Labelled',
-           'labelled', 'fit_id', 'EndToEnd']
+           'labelled', 'fit_id', 'Several', 'EndToEnd']
 
 # %% ../nbs/05i_runs.ipynb #026b69b8
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -16,11 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoints import Checkpoints
-from .contract import Config, Outcome, Place, Task, TaskData, named_history, register_task, run_id, source_of_added
-from .core import RESULT_VERSION, array_hash, check_choice, code_hashes, content_hash, first_line, generator, seeded
+from .contract import (Config, Outcome, Place, Task, TaskData, label_metrics, named_history, register_task, run_id,
+                            source_of_added, taught_labels, teacher_fields)
+from .core import RESULT_VERSION, array_hash, check_choice, code_hashes, content_hash, first_line, generator, seeded, shown_value
 from .data import (DATASETS, ImageSet, first_twins, keep_together, load_images, normalise, stratified_split, to_float,
                        warn_of_twins)
 from .evaluate import accuracy
+from .label_files import is_labels_file, read_labels_table, weak_labels
+from .labels import class_logits, combine_logits
 from .locks import Lock
 from .losses import Method, get_method, method_loss
 from .metrics import answers
@@ -47,6 +50,11 @@ class EndToEndConfig(Config):
     train_size: int | None # the student's images; None: all that are left
     precision: str
 
+    @property
+    def networks(self) -> list: # names
+        "Teachers that are networks; the others give labels as they are."
+        return [t for t in self.teachers if t != 'truth' and not is_labels_file(t)]
+
 # %% ../nbs/05i_runs.ipynb #a8fdbb49
 @dataclass(kw_only=True)
 class EndToEndData(TaskData):
@@ -54,6 +62,7 @@ class EndToEndData(TaskData):
     x: Tensor # uint8 [n, h, w, channels], all but the test images
     test_x: Tensor
     stats: dict # pixel mean and standard deviation
+    given: dict = field(default_factory=dict) # teacher that is no network -> its logits for x [n, c] and for test_x [m, c]
 
 # %% ../nbs/05i_runs.ipynb #9a51cf1c
 def _parts(config: EndToEndConfig, pool: ImageSet) -> dict:
@@ -67,6 +76,7 @@ def _parts(config: EndToEndConfig, pool: ImageSet) -> dict:
 class _Images(NamedTuple):
     "What all seeds have in common."
     pool: ImageSet
+    files: tuple # of all images, the test images last
     tensors: dict # of `EndToEndData`
     key: str
 
@@ -82,8 +92,27 @@ def _images(config: EndToEndConfig, device: torch.device, data) -> _Images:
     twins = first_twins(np.concatenate([pool.hashes, test.hashes]))
     warn_of_twins(config.dataset, twins, np.concatenate([pool.y, test.y]), len(pool))
     there = lambda a: torch.from_numpy(np.array(a)).to(device)
-    return _Images(pool, dict(x=there(pool.x), y=there(pool.y), test_x=there(test.x), test_y=there(test.y)),
+    files = tuple(pool.files) + tuple(test.files)
+    if config.dataset == 'folder': files = (*(f'train/{f}' for f in pool.files), *(f'test/{f}' for f in test.files))
+    return _Images(pool, files, dict(x=there(pool.x), y=there(pool.y), test_x=there(test.x), test_y=there(test.y)),
                    content_hash([pool.key, test.key]))
+
+# %% ../nbs/05i_runs.ipynb #f9e4f563
+def _given_labels(config: EndToEndConfig, images: _Images, device: torch.device) -> tuple[dict, list]:
+    "Logits of the teachers that are no network, and the content of their files."
+    given, contents, n = {}, [], len(images.pool)
+    if 'truth' in config.teachers:
+        y = images.tensors['y'], images.tensors['test_y']
+        given['truth'] = tuple(class_logits(part, len(images.pool.classes)) for part in y)
+    for name in filter(is_labels_file, config.teachers):
+        if not images.pool.files:
+            raise ValueError(f"{images.pool.name} is not read from files: a file of labels has nothing to refer to")
+        logits, _ = weak_labels(read_labels_table(name), list(images.files), images.pool.classes)
+        if none := int(np.isnan(logits[:, 0]).sum()):
+            raise ValueError(f"{name} has no label for {none} of {len(logits)} images; a network's teacher has one for each")
+        given[name] = tuple(torch.from_numpy(part).to(device) for part in (logits[:n], logits[n:]))
+        contents.append(array_hash(logits))
+    return given, contents
 
 # %% ../nbs/05i_runs.ipynb #d16455ab
 def load_task(
@@ -95,14 +124,16 @@ def load_task(
     "Load the images and deal them out."
     kept, name = {} if kept is None else kept, (config.dataset, config.test, str(data), str(device))
     if name not in kept: kept[name] = _images(config, device, data)
-    pool, tensors, key = kept[name]
+    pool, _, tensors, key = kept[name]
     parts = {k: torch.from_numpy(v).to(device) for k, v in _parts(config, pool).items()}
-    return EndToEndData(key=key, parts=parts, classes=pool.classes, stats=DATASETS[config.dataset], **tensors)
+    given, contents = _given_labels(config, kept[name], device)
+    return EndToEndData(key=content_hash([key, *contents]) if contents else key, parts=parts, classes=pool.classes,
+                        stats=DATASETS[config.dataset], given=given, **tensors)
 
 # %% ../nbs/05i_runs.ipynb #e34e9ad2
 def check_runnable(config: EndToEndConfig, task: EndToEndData):
     "Raise `ValueError` with one sentence if a network or the loss cannot work on these images."
-    for name in {config.teacher, config.student}:
+    for name in {*config.networks, config.student}:
         with seeded(config.seed, 'student'): model = build_model(name, len(task.classes)).to(task.x.device)
         try: logits = predict(model, task.x[:2], task.stats)
         except RuntimeError as e:
@@ -197,8 +228,9 @@ class Labelled(NamedTuple):
 def labelled(c: EndToEndConfig) -> dict: # role -> `Labelled`
     "The networks of a run that learn from true labels; without 'student_alone' where that is the ceiling."
     both = c.supervision == 'teacher+labels'
-    roles = dict(teacher=Labelled(c.teacher, 'gold', c.teacher_seed, 'teacher', 'teacher'),
-                 ceiling=Labelled(c.student, 'student', c.seed, 'student', 'student alone = ceiling' if both else 'ceiling'))
+    roles = ['teacher'] if len(c.teachers) == 1 else [f'teacher{i + 1}' for i in range(len(c.teachers))]
+    roles = {k: Labelled(t, 'gold', c.teacher_seed, 'teacher', k) for k, t in zip(roles, c.teachers) if t in c.networks}
+    roles['ceiling'] = Labelled(c.student, 'student', c.seed, 'student', 'student alone = ceiling' if both else 'ceiling')
     return roles if both else roles | dict(student_alone=Labelled(c.student, 'gold', c.seed, 'student', 'student alone'))
 
 # %% ../nbs/05i_runs.ipynb #8f4502fe
@@ -224,37 +256,72 @@ def _labelled_fit(run: Run, net: Labelled) -> Fit:
                          checkpoints=checkpoints)
     return _kept_fit(run, id, build, make, run.place.force_once(id))
 
+# %% ../nbs/05i_runs.ipynb #696f6fc7
+class Several(nn.Module):
+    "Networks whose logits are combined."
+    def __init__(self,
+        networks: list, # of modules: images -> logits [b, c]
+        combine: str, # a key of labels.COMBINE
+    ):
+        super().__init__()
+        self.networks, self.combine = nn.ModuleList(networks), combine
+
+    def forward(self, x: Tensor) -> Tensor: return combine_logits([net(x) for net in self.networks], self.combine)
+
+def _teacher_logits(run: Run, fits: dict, index: Tensor | None = None) -> Tensor: # [n, c]
+    "Logits of the teacher for some of the images; None: for the test images."
+    c, t, each = run.config, run.task, []
+    for i, name in enumerate(c.teachers):
+        x = t.test_x if index is None else t.x[index]
+        if name in t.given: each.append(t.given[name][1] if index is None else t.given[name][0][index])
+        else: each.append(run.logits(fits['teacher' if len(c.teachers) == 1 else f'teacher{i + 1}'].model, x))
+    return combine_logits(each, c.combine)
+
+def _joint_teacher(run: Run, fits: dict) -> Fit:
+    "The teacher of a run that has several, or one that is no network."
+    nets = [fits[role].model for role in labelled(run.config) if role.startswith('teacher')]
+    whole = Several(nets, run.config.combine) if len(nets) == len(run.config.teachers) else None
+    return Fit(whole, {}, 0., 0., test_logits=_teacher_logits(run, fits))
+
 # %% ../nbs/05i_runs.ipynb #1a07caeb
-def _student_fit(run: Run, teacher: Fit) -> Fit:
-    "The student, taught by the run's method."
+def _student_fit(run: Run, fits: dict) -> tuple[Fit, dict]:
+    "The student, taught by the run's method, and what became of the teacher's labels."
     c, t, method, place = run.config, run.task, get_method(run.config.method), run.place
-    index = t.parts['student']
-    labels = t.y[index] if c.supervision == 'teacher+labels' else None
+    index, labels, found = t.parts['student'], None, {}
+    if c.heard == 'view':
+        teacher = fits['teacher'].model
+        weak = compiled(teacher, t.x.device) if place.compile else teacher
+    else:
+        ceiling = lambda: run.logits(fits['ceiling'].model, t.x[index])
+        weak, kept = taught_labels(c, _teacher_logits(run, fits, index).clone(), t.y[index], ceiling)
+        found = label_metrics(c, weak, t.y[index[kept]], len(index)) | dict(student_images=len(kept))
+        index = index[kept]
+    if c.supervision == 'teacher+labels': labels = t.y[index]
     def build():
         with seeded(c.seed, 'student'): return placed(build_model(c.student, len(t.classes)), t.x)
-    def objective_of(model):
-        if method.features: return feature_objective(c, model, teacher.model, labels, normalise(to_float(t.x[:2]), **t.stats))
-        if c.heard == 'once': weak = run.logits(teacher.model, t.x[index]).clone()
-        else: weak = compiled(teacher.model, t.x.device) if place.compile else teacher.model
-        return WeakObjective(method, c.method_params, weak, labels)
     def make(model, checkpoints):
-        objective = objective_of(model)
-        fit = run.train(c.student, model, index, objective, c.seed, None, method.clock, f'student ({method.name})', checkpoints)
+        if method.features:
+            objective = feature_objective(c, model, teacher, labels, normalise(to_float(t.x[:2]), **t.stats))
+        else: objective = WeakObjective(method, c.method_params, weak, labels)
+        steps = steps_per_epoch(c.training, len(t.parts['student']))  # however many have a label
+        fit = run.train(c.student, model, index, objective, c.seed, steps, method.clock, f'student ({method.name})', checkpoints)
         if method.features: objective.close()
         return fit
     anew = not place.team and (place.force or not method.builtin)
-    return _kept_fit(run, run_id(c, t), build, make, anew)
+    return _kept_fit(run, run_id(c, t), build, make, anew), found
 
 # %% ../nbs/05i_runs.ipynb #a557c358
-def _measured(run: Run, fits: dict) -> Outcome:
+def _measured(run: Run, fits: dict, found: dict) -> Outcome:
     "What all networks of a run answer to the test and the validation images."
     c, t = run.config, run.task
     for f in fits.values():
         if f.test_logits is None: f.test_logits = run.logits(f.model, t.test_x)
     s, v = t.parts['student'], t.parts['validation']
-    right = lambda role, index: accuracy(run.logits(fits[role].model, t.x[index]), t.y[index])
+    def right(role, index):
+        if role == 'teacher': return accuracy(_teacher_logits(run, fits, index), t.y[index])
+        return accuracy(run.logits(fits[role].model, t.x[index]), t.y[index])
     extra = {f'{k}_best': max(f.history['test']) for k, f in fits.items() if f.history.get('test')} | dict(
-        teacher_on_student_images=right('teacher', s), student_images=len(s), gold_labels=len(t.parts['gold']))
+        teacher_on_student_images=right('teacher', s), student_images=len(s), gold_labels=len(t.parts['gold'])) | found
     return Outcome(
         answers=dict(test={role: answers(f.test_logits, t.test_y) for role, f in fits.items()}),
         validation={role: right(role, v) for role in fits} if len(v) else {}, extra=extra,
@@ -287,6 +354,24 @@ def _check_method(m: Method, supervision: str, heard: str):
     if supervision == 'teacher' and 'labels' in m.needs:
         raise ValueError(f"method {m.name} needs true labels: use supervision='teacher+labels'")
 
+# %% ../nbs/05i_runs.ipynb #6a76e4fb
+def _check_teaching(e, method: Method, teaching: dict, reference_lr: float | None):
+    "Refuse what trained networks cannot learn from."
+    if teaching['rounds'] or reference_lr:
+        name = 'rounds' if teaching['rounds'] else 'reference_lr'
+        raise ValueError(f"{name}={shown_value(teaching.get(name, reference_lr))}: {e.name} trains networks, and {name} is for "
+                         "linear probes")
+    teachers = (teaching['teacher'],) if isinstance(teaching['teacher'], str) else teaching['teacher']
+    once = [t for t in teachers if t == 'truth' or is_labels_file(t)]
+    for t in teachers:
+        if t not in once: check_network(t)
+    if e.heard == 'view' and (once or teaching['weak_labels'] != 'as_is'):
+        name = f"teacher={once[0]!r}" if once else f"weak_labels={teaching['weak_labels']!r}"
+        raise ValueError(f"{name}: in {e.name} the teacher labels every augmented view; this needs labels that are given once, "
+                         "as in experiment digits")
+    if method.features and len(teachers) > 1:
+        raise ValueError(f"method {method.name} compares features with those of one teacher; teacher names {len(teachers)}")
+
 # %% ../nbs/05i_runs.ipynb #b8a3c3c6
 @register_task
 class EndToEnd(Task):
@@ -298,6 +383,8 @@ class EndToEnd(Task):
         e, recipe = experiment, check_choice(options.recipe or experiment.recipe, RECIPES, 'recipe')
         def pick(name): return getattr(e, name) if getattr(options, name) is None else getattr(options, name)
         _check_method(method, pick('supervision'), e.heard)
+        teaching = teacher_fields(e, options)
+        _check_teaching(e, method, teaching, options.reference_lr)
         changes = {k: getattr(options, k) for k in ('epochs', 'lr') if getattr(options, k) is not None}
         if 'lr' in changes: changes['lr_light'] = None  # a given rate holds for all networks
         training = replace(RECIPES[recipe], **changes | _chunks(options, RECIPES[recipe]))
@@ -306,8 +393,8 @@ class EndToEnd(Task):
             experiment=e.name, dataset=e.dataset, method=method.name,
             method_params=method.params | e.method_params.get(method.name, {}) | params, seed=options.seed,
             teacher_seed=teacher_seed, supervision=pick('supervision'), heard=e.heard,
-            teacher=check_network(pick('teacher')), student=check_network(pick('student')), recipe=recipe, training=training,
-            gold=e.gold, validation=e.validation, test=e.test, train_size=pick('train_size'), precision=options.precision or 'fp32')
+            student=check_network(pick('student')), **teaching, recipe=recipe, training=training, gold=e.gold,
+            validation=e.validation, test=e.test, train_size=pick('train_size'), precision=options.precision or 'fp32')
 
     def load(self, config, place): return load_task(config, place.device, place.data, place.kept)
 
@@ -316,12 +403,15 @@ class EndToEnd(Task):
     def shared_ids(self, config, data): return [fit_id(config, data, net) for net in labelled(config).values()]
 
     def references(self, config, data, place):
-        fits = {role: _labelled_fit(Run(config, data, place), net) for role, net in labelled(config).items()}
+        run = Run(config, data, place)
+        fits = {role: _labelled_fit(run, net) for role, net in labelled(config).items()}
+        if 'teacher' not in fits: fits['teacher'] = _joint_teacher(run, fits)
         return dict(student_alone=fits['ceiling']) | fits
 
     def teach(self, configs, data, references, place):
         outcomes = []
         for c in configs:
             run, fits = Run(c, data[c.common()], place), references[c.common()]
-            outcomes.append(_measured(run, fits | dict(student=_student_fit(run, fits['teacher']))))
+            student, found = _student_fit(run, fits)
+            outcomes.append(_measured(run, fits | dict(student=student), found))
         return outcomes

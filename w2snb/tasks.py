@@ -70,11 +70,6 @@ class ProbeConfig(Config):
         "All whose features are needed."
         return [self.student, *(t for t in self.teachers if needs_features(t)), *self.rounds]
 
-    def identity(self) -> dict:
-        "The content of a file of labels is in the key of the data, and its place is of no matter."
-        names = ['file' if is_labels_file(t) else t for t in self.teachers]
-        return self.plain() | dict(teacher=names[0] if isinstance(self.teacher, str) else names)
-
 # %% ../nbs/06c_tasks.ipynb #59758c66
 @dataclass(kw_only=True)
 class ProbeData(TaskData):
