@@ -1,11 +1,17 @@
 """Committed records are what the present code would compute and name."""
+import functools
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 
 from conftest import ROOT
+from w2snb.contract import TASKS, run_id, task_name
 from w2snb.core import resolve_device
 from w2snb.experiments import EXPERIMENTS, resolve, run
 from w2snb.records import read_records
-from w2snb.runs import load_task, run_id
+from w2snb.runs import load_task
 from w2snb.tables import TABLES, table_configs
 
 FILES = sorted((ROOT / "reports" / "results").glob("digits*.jsonl"))
@@ -23,6 +29,27 @@ def test_ids_are_those_of_the_present_code(path):
         assert run_id(config, tasks[place]) == r.id
     assert len({r.id for r in records}) == len(records)
     assert len({r.provenance["commit"] for r in records}) == 1 and "+changes" not in records[0].provenance["commit"]
+
+
+ALL = sorted((ROOT / "reports" / "results").glob("*.jsonl*"))
+KEYS = json.loads((ROOT / "tests" / "data_keys.json").read_text())  # of CIFAR-100's images and features, so that none are needed
+
+
+@functools.cache
+def digits_key():
+    return load_task(resolve("digits", "acd"), resolve_device("cpu")).key
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda p: p.name)
+def test_ids_follow_from_parameters_and_data(path):
+    """Those of all committed records, whatever their task; any other parameter, or other data, make another."""
+    for r in read_records(path):
+        config = TASKS[task_name(r.params)].Config.from_plain(r.params)
+        name = f"{config.student} {config.teacher} {config.precision}"
+        data = SimpleNamespace(key=KEYS[name] if config.dataset == "cifar100" else digits_key())
+        assert config.plain() == r.params and run_id(config, data) == r.id
+    others = [replace(config, seed=config.seed + 1), replace(config, weak_labels="hard"), replace(config, teacher=("a", "b"))]
+    assert len({r.id, run_id(config, SimpleNamespace(key="other")), *(run_id(c, data) for c in others)}) == 5
 
 
 @pytest.mark.real_data

@@ -58,6 +58,13 @@ class Config:
     combine: str = 'mean' # how several teachers become one, a key of labels.COMBINE
     rounds: tuple = () # students between teacher and student, the first of them taught by the teacher
 
+    @classmethod
+    def from_plain(cls,
+        params: dict, # of a record of this task
+    ):
+        "The configuration of a record."
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in params.items() if k != 'task'})
+
     @property
     def teachers(self) -> tuple: # names
         "All labellers."

@@ -37,7 +37,8 @@ def _view(config: ProbeConfig, task: ProbeData, teacher: str | None) -> Callable
     columns = slice(ends[k - 1] if k else 0, ends[k])
     if (few := components(teacher)) is None: return lambda raw: raw[:, columns]
     x, mean, scale = feature_scale(task.x, task.parts['student'], config.scaling)
-    project = principal_projection((x[task.parts['student']] - mean) / scale, few)
+    try: project = principal_projection((x[task.parts['student']] - mean) / scale, few)
+    except ValueError as e: raise ValueError(f"teacher={teacher!r}: {e}") from None
     return lambda raw: project((same_length(raw[:, columns], config.scaling) - mean) / scale)
 
 # %% ../nbs/06d_probe.ipynb #ef6600f5
@@ -120,6 +121,8 @@ def shared_heads(
         return logits
     each = [labeller(name) for name in config.teachers]
     roles = dict(teacher=lambda raw: combine_logits([logits(raw) for logits in each], config.combine))
+    for i, logits in enumerate(each if len(each) > 1 else (), 1):
+        if not logits(task.weak_test_x)[:, 0].isnan().any(): roles[f'teacher{i}'] = logits
     if config.calibrated: roles['teacher'] = _calibrated(roles['teacher'], task)
     if task.labelled: roles['ceiling'] = _labelled_head(config, task, store, 'student', force)
     return roles | (dict(student_alone=_labelled_head(config, task, store, 'gold', force)) if gold else {})
@@ -148,7 +151,7 @@ class _Taught:
     def student(self, x: Tensor, k: int) -> Tensor: return self.stack.predict(x, self.position, k)  # logits of one head
 
     def others(self, strong: Tensor, weak: Tensor) -> dict: # role -> logits of teacher, ceiling and student alone
-        return {role: f(weak if role == 'teacher' else strong) for role, f in self.say.items()}
+        return {role: f(weak if role.startswith('teacher') else strong) for role, f in self.say.items()}
 
 def _look(stack: HeadStack, taught: list):
     "Test accuracy (agreement with the teacher, where nobody knows) and what methods observe, of all heads, after an epoch."

@@ -50,6 +50,9 @@ class EndToEndConfig(Config):
     train_size: int | None # the student's images; None: all that are left
     precision: str
 
+    @classmethod
+    def from_plain(cls, params): return super().from_plain(params | dict(training=Recipe(**params['training'])))
+
     @property
     def networks(self) -> list: # names
         "Teachers that are networks; the others give labels as they are."
