@@ -39,9 +39,34 @@ def _plain(value):
     if isinstance(value, dict): return {k: _plain(v) for k, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
+# %% ../nbs/05h_contract.ipynb #8224eaf7
+class _Plain:
+    "A configuration as plain values."
+    @classmethod
+    def from_plain(cls,
+        params: dict, # of a record of this task
+    ):
+        "The configuration of a record."
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in params.items() if k != 'task'})
+
+    def plain(self) -> dict:
+        "As plain values, for the record. A field that was added later is left out while it has its first value."
+        values = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        values = {k: v for k, v in values.items() if k not in LATER or v != _plain(LATER[k])}
+        return values if self.task in FIRST else dict(task=self.task) | values
+
+    def identity(self) -> dict:
+        "As plain values, for the id. The content of a file of labels is in the key of the data, and its place is of no matter."
+        names = ['file' if is_labels_file(t) else t for t in self.teachers]
+        return self.plain() | dict(teacher=names[0] if isinstance(self.teacher, str) else names)
+
+    def common(self, *but: str) -> str: # names of further fields that may differ
+        "The same text for configurations with the same data and references: of other methods, other `weak_labels`, other `but`."
+        return content_hash({k: v for k, v in self.plain().items() if k not in (*self.of_method, 'weak_labels', *but)})
+
 # %% ../nbs/05h_contract.ipynb #a2f937d1
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(_Plain):
     "A run with nothing left open; a task adds its fields."
     task: ClassVar[str] = '' # name of the task
     of_method: ClassVar[tuple] = ('method', 'method_params') # runs that differ in these only share data and references
@@ -58,32 +83,10 @@ class Config:
     combine: str = 'mean' # how several teachers become one, a key of labels.COMBINE
     rounds: tuple = () # students between teacher and student, the first of them taught by the teacher
 
-    @classmethod
-    def from_plain(cls,
-        params: dict, # of a record of this task
-    ):
-        "The configuration of a record."
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in params.items() if k != 'task'})
-
     @property
     def teachers(self) -> tuple: # names
         "All labellers."
         return (self.teacher,) if isinstance(self.teacher, str) else tuple(self.teacher)
-
-    def plain(self) -> dict:
-        "As plain values, for the record. A field that was added later is left out while it has its first value."
-        values = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
-        values = {k: v for k, v in values.items() if k not in LATER or v != _plain(LATER[k])}
-        return values if self.task in FIRST else dict(task=self.task) | values
-
-    def identity(self) -> dict:
-        "As plain values, for the id. The content of a file of labels is in the key of the data, and its place is of no matter."
-        names = ['file' if is_labels_file(t) else t for t in self.teachers]
-        return self.plain() | dict(teacher=names[0] if isinstance(self.teacher, str) else names)
-
-    def common(self, *but: str) -> str: # names of further fields that may differ
-        "The same text for configurations with the same data and references: of other methods, other `weak_labels`, other `but`."
-        return content_hash({k: v for k, v in self.plain().items() if k not in (*self.of_method, 'weak_labels', *but)})
 
 # %% ../nbs/05h_contract.ipynb #e2eba989
 @dataclass(kw_only=True)

@@ -234,7 +234,8 @@ def check_weak_labels(
 ) -> str: # the same rule in its one spelling
     "Refuse a rule that cannot work."
     rule, values = read_weak_labels(text)
-    try: apply_weak_labels(text, torch.eye(4).repeat(2, 1), generator(0, 'weak_labels'), torch.arange(8) % 4, lambda: torch.eye(4).repeat(2, 1))
+    made_up = torch.eye(4).repeat(2, 1)
+    try: apply_weak_labels(text, made_up, generator(0, 'weak_labels'), made_up.argmax(-1), lambda: made_up)
     except (ValueError, TypeError) as e: raise ValueError(f"weak_labels={shown_value(text)}: {e}") from None
     shown = ', '.join(v if isinstance(v, str) else f'{v:g}' for v in values)
     return f'{rule.name}({shown})' if values else rule.name

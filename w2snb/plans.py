@@ -58,12 +58,12 @@ def _files_below(folder) -> list: # (name, bytes, time) of each file
     return sorted((os.path.relpath(p, folder), s.st_size, s.st_mtime_ns) for p, s in stats)
 
 @cache
-def _places(dataset: str, reads_weights: bool, teacher: str, data: str | None, weights: str | None) -> str | None:
+def _places(dataset: str, reads_weights: bool, teachers: tuple, data: str | None, weights: str | None) -> str | None:
     "A name for the files a run depends on; None for what comes with scikit-learn."
     folder, found = None if dataset == 'digits' else data_folder(data), {}
     if folder: found['data'] = _files_below(folder/dataset if (folder/dataset).is_dir() else folder)
     if reads_weights and weights and dataset != 'digits': found['weights'] = _files_below(weights)
-    if is_labels_file(teacher) and os.path.exists(teacher): found['teacher'] = file_hash(teacher)
+    if tables := [file_hash(t) for t in teachers if is_labels_file(t) and os.path.exists(t)]: found['teacher'] = tables
     return content_hash(found) if found else None
 
 # %% ../nbs/11b_plans.ipynb #1d587716
@@ -82,8 +82,11 @@ class Job:
 # %% ../nbs/11b_plans.ipynb #66363a73
 def _absolute(given: dict) -> dict:
     "Paths that mean the same in another process."
-    paths = [k for k in ('data', 'weights', 'store') if given.get(k)] + ['teacher'] * is_labels_file(given.get('teacher'))
-    return given | {k: os.path.abspath(os.path.expanduser(given[k])) for k in paths}
+    absolute = lambda path: os.path.abspath(os.path.expanduser(path))
+    paths = {k: absolute(given[k]) for k in ('data', 'weights', 'store') if given.get(k)}
+    if not (teacher := given.get('teacher')): return given | paths
+    each = [absolute(t) if is_labels_file(t) else t for t in ([teacher] if isinstance(teacher, str) else teacher)]
+    return given | paths | dict(teacher=each[0] if isinstance(teacher, str) else each)
 
 def _planned(given: dict, seeds: list) -> tuple: # a configuration; seed -> `PlannedRun`
     "The runs of one method under all seeds."
@@ -92,7 +95,7 @@ def _planned(given: dict, seeds: list) -> tuple: # a configuration; seed -> `Pla
         raise ValueError(f"method {first.method} is not from the package: other processes do not know it; use "
                          "experiments.run_many")
     where = [given.get(k) or os.environ.get(f'W2SNB_{k.upper()}') for k in ('data', 'weights')]
-    places = _places(first.dataset, TASKS[first.task].reads_weights, first.teacher, *where)
+    places = _places(first.dataset, TASKS[first.task].reads_weights, first.teachers, *where)
     base = content_hash([first.plain() | dict(seed=None, teacher_seed=None), RESULT_VERSION, places])
     follows = first.teacher_seed != other.teacher_seed
     key = lambda s: content_hash([base, s, s if follows else first.teacher_seed])

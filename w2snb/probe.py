@@ -157,7 +157,8 @@ def _look(stack: HeadStack, taught: list):
     "Test accuracy (agreement with the teacher, where nobody knows) and what methods observe, of all heads, after an epoch."
     said = stack.classes(taught[0].test_x)  # [s, k, n]
     for s, t in enumerate(taught):
-        name, truth = ('test', t.task.test_y) if t.task.labelled else ('agreement', t.say['teacher'](t.task.weak_test_x).argmax(-1))
+        name, truth = 'test', t.task.test_y
+        if not t.task.labelled: name, truth = 'agreement', t.say['teacher'](t.task.weak_test_x).argmax(-1)
         right = (said[s] == truth).double().mean(-1).tolist()  # [k]
         for k, (head, history) in enumerate(zip(stack.heads, t.history)):
             history.setdefault(name, []).append(right[k])

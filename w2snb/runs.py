@@ -375,6 +375,25 @@ def _check_teaching(e, method: Method, teaching: dict, reference_lr: float | Non
     if method.features and len(teachers) > 1:
         raise ValueError(f"method {method.name} compares features with those of one teacher; teacher names {len(teachers)}")
 
+# %% ../nbs/05i_runs.ipynb #bf62c38e
+def _resolve(e, method: Method, options, params: dict) -> EndToEndConfig:
+    "`Experiment`, `Method`, `Parameters` and the method's own as a configuration."
+    recipe = check_choice(options.recipe or e.recipe, RECIPES, 'recipe')
+    def pick(name): return getattr(e, name) if getattr(options, name) is None else getattr(options, name)
+    _check_method(method, pick('supervision'), e.heard)
+    teaching = teacher_fields(e, options)
+    _check_teaching(e, method, teaching, options.reference_lr)
+    changes = {k: getattr(options, k) for k in ('epochs', 'lr') if getattr(options, k) is not None}
+    if 'lr' in changes: changes['lr_light'] = None  # a given rate holds for all networks
+    training = replace(RECIPES[recipe], **changes | _chunks(options, RECIPES[recipe]))
+    teacher_seed = next(s for s in (options.teacher_seed, e.teacher_seed, options.seed) if s is not None)
+    return EndToEndConfig(
+        experiment=e.name, dataset=e.dataset, method=method.name,
+        method_params=method.params | e.method_params.get(method.name, {}) | params, seed=options.seed,
+        teacher_seed=teacher_seed, supervision=pick('supervision'), heard=e.heard,
+        student=check_network(pick('student')), **teaching, recipe=recipe, training=training, gold=e.gold,
+        validation=e.validation, test=e.test, train_size=pick('train_size'), precision=options.precision or 'fp32')
+
 # %% ../nbs/05i_runs.ipynb #b8a3c3c6
 @register_task
 class EndToEnd(Task):
@@ -382,22 +401,7 @@ class EndToEnd(Task):
     name, Config = 'end_to_end', EndToEndConfig
     versions = {part: RESULT_VERSION[part] for part in ('data', 'train', 'metrics')}
 
-    def resolve(self, experiment, method, options, params):
-        e, recipe = experiment, check_choice(options.recipe or experiment.recipe, RECIPES, 'recipe')
-        def pick(name): return getattr(e, name) if getattr(options, name) is None else getattr(options, name)
-        _check_method(method, pick('supervision'), e.heard)
-        teaching = teacher_fields(e, options)
-        _check_teaching(e, method, teaching, options.reference_lr)
-        changes = {k: getattr(options, k) for k in ('epochs', 'lr') if getattr(options, k) is not None}
-        if 'lr' in changes: changes['lr_light'] = None  # a given rate holds for all networks
-        training = replace(RECIPES[recipe], **changes | _chunks(options, RECIPES[recipe]))
-        teacher_seed = next(s for s in (options.teacher_seed, e.teacher_seed, options.seed) if s is not None)
-        return EndToEndConfig(
-            experiment=e.name, dataset=e.dataset, method=method.name,
-            method_params=method.params | e.method_params.get(method.name, {}) | params, seed=options.seed,
-            teacher_seed=teacher_seed, supervision=pick('supervision'), heard=e.heard,
-            student=check_network(pick('student')), **teaching, recipe=recipe, training=training, gold=e.gold,
-            validation=e.validation, test=e.test, train_size=pick('train_size'), precision=options.precision or 'fp32')
+    def resolve(self, experiment, method, options, params): return _resolve(experiment, method, options, params)
 
     def load(self, config, place): return load_task(config, place.device, place.data, place.kept)
 
