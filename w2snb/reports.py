@@ -165,10 +165,12 @@ def plan_table(
     labels = dict(teacher='weak labels only', **{'teacher+labels': 'weak labels and true labels'})[c.supervision]
     def origin(t): return 'a file of labels' if is_labels_file(t) else 'true labels' if t == 'truth' else fitted
     fitted = f'fitted on true labels of {gold}'
+    origins = ', '.join(dict.fromkeys(map(origin, c.teachers)))
     changed = f', {c.weak_labels}' * (c.weak_labels != 'as_is') + f", through {' and '.join(c.rounds)}" * bool(c.rounds)
     lines = dict(
         experiment=c.experiment, data=c.dataset + (f" (images: {', '.join(images)})" if images else ''),
-        teacher=f"{named_teachers(c.plain())}, {', '.join(dict.fromkeys(map(origin, c.teachers)))}", student=f'{c.student}, taught with {labels}{changed}',
+        teacher=f"{named_teachers(c.plain())}, {origins}",
+        student=f'{c.student}, taught with {labels}{changed}',
         method=PRINTED.get(c.method, c.method) + f' ({c.method})' * (c.method in PRINTED),
         settings=_shown_params(c.method_params), **_training_lines(c), epochs=n(getattr(c, 'training', c).epochs),
         seeds=f'{c.seed} (split and teacher: {c.teacher_seed})', device=f'{resolve_device(device)}, {c.precision}')
