@@ -149,7 +149,7 @@ def load_probe(
     strong = [frozen_features(s, config.student, **asking) for s in sets]
     weak = labels or [frozen_features(s, config.teacher, **asking) for s in sets]
     x, weak_x = np.concatenate(strong), np.concatenate(weak)
-    there = lambda a: torch.from_numpy(np.array(a)).to(device)
+    there = lambda a: torch.from_numpy(a).to(device)  # rows that were picked, and are not shared
     named = [Path(f.filename).parent.name if isinstance(f, np.memmap) else array_hash(f) for f in strong + weak]
     named = [s.key for s in sets] + named
     key = content_hash(named + ([array_hash(learn, test)] if len(sets) == 1 else []))
