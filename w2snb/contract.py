@@ -164,6 +164,7 @@ class Place:
     team: int = 0 # so many processes have just trained everything: take students from the store, too
     spent: float = 0. # seconds a run that they took
     forced: set = field(default_factory=set) # ids of shared networks that were trained anew
+    images_on_device: bool | None = None # all at once, not batch by batch; None: if they take little of its memory
     kept: dict = field(default_factory=dict) # what a task keeps from one `load` to the next, as images
 
     def force_once(self, id: str) -> bool: # of a shared network

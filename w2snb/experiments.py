@@ -179,7 +179,8 @@ def _place(progress: bool, save: bool, **given) -> tuple[Place, int]:
     data_folder(options.data)  # folders that are given must exist, even if this run reads nothing from them
     weights_folder(options.weights)
     place = Place(Store(options.store or default_store()), resolve_device(own_device(options.device)), options.data,
-                  options.weights, progress, options.compile, options.force, save)
+                  options.weights, progress, options.compile, options.force, save,
+                  images_on_device=options.images_on_device)
     return place, options.num_processes or 1
 
 def run(

@@ -104,11 +104,12 @@ def build_model(
 # %% ../nbs/03c_models.ipynb #1f908993
 def placed(
     model: nn.Module,
-    x: Tensor, # uint8 [n, h, w, channels]: the images it will see, on their device
+    x: Tensor, # uint8 [n, h, w, channels]: the images it will see
+    device: torch.device | None = None, # None: that of the images
 ) -> nn.Module: # `model`
-    "Move a network to its images, its weights in the order that is fast for them."
+    "Move a network to a device, its weights in the order that is fast for them."
     if x.shape[-1] > 1: model.to(memory_format=torch.channels_last)
-    return model.to(x.device)
+    return model.to(x.device if device is None else device)
 
 # %% ../nbs/03c_models.ipynb #d8ca89f3
 def feature_stages(

@@ -79,6 +79,8 @@ class Parameters(_Values):
     num_processes: int | None = Field(None, ge=1, description='processes that share each batch, a GPU for each; None: one')
     precision: Literal['fp32', 'bf16'] | None = Field(None, description='of matrix products; None: fp32')
     compile: bool = Field(False, description='compile networks before training them, for speed')
+    images_on_device: bool | None = Field(None, description='send all images to a GPU at once, not batch by batch; '
+                                          'None: if they take a tenth of its free memory at most')
     device: str | None = Field(None, description="'cpu', 'cuda', 'cuda:1'; None: a GPU if there is one")
     data: str | None = Field(None, description='folder with datasets; None: W2SNB_DATA')
     weights: str | None = Field(None, description='folder with checkpoints of backbones; None: W2SNB_WEIGHTS')

@@ -172,7 +172,8 @@ def record_of(
 ) -> Record | None: # None if there is none, or a failed one
     "The record of a planned run by its true id, for which the images have to be read."
     config, given = resolve(**run.given), run.given
-    place = Place(store, resolve_device(given.get('device')), given.get('data'), given.get('weights'))
+    place = Place(store, resolve_device(given.get('device')), given.get('data'), given.get('weights'),
+                  images_on_device=False)
     record = store.get(run_id(config, TASKS[config.task].load(config, place)))
     return record if record and record.status != 'failed' else None
 

@@ -262,7 +262,7 @@ def _alike(lots: list, together: int | None) -> list[list]:
 # %% ../nbs/06d_probe.ipynb #9c9319da
 def _resolve(e, m, options, params: dict) -> ProbeConfig:
     "`ProbeExperiment`, `Method`, `Parameters` and the method's own as a configuration."
-    for k in ('recipe', 'bn_chunk', 'num_processes', 'compile'):
+    for k in ('recipe', 'bn_chunk', 'num_processes', 'compile', 'images_on_device'):
         if v := getattr(options, k): raise ValueError(f"{k}={v!r}: {e.name} trains linear heads, which have no {k}")
     if options.supervision not in (None, 'teacher'):
         raise ValueError(f"supervision={options.supervision!r}: in {e.name} the student sees the teacher's labels only")
