@@ -119,8 +119,8 @@ def _images(config: EndToEndConfig, device: torch.device, data, images_on_device
         raise ValueError(f"{config.dataset}: training and test images have different classes ({counts})")
     twins = first_twins(np.concatenate([pool.hashes, test.hashes]))
     warn_of_twins(config.dataset, twins, np.concatenate([pool.y, test.y]), len(pool))
-    files = tuple(pool.files) + tuple(test.files)
-    if config.dataset == 'folder': files = (*(f'train/{f}' for f in pool.files), *(f'test/{f}' for f in test.files))
+    named = lambda s, split: s.files if config.test else tuple(f'{split}/{f}' for f in s.files)
+    files = (*named(pool, 'train'), *named(test, 'test'))
     whole = device if images_fit(pool.x.nbytes + test.x.nbytes, device, images_on_device) else 'cpu'
     tensors = dict(x=_shared(pool.x).to(whole), y=_shared(pool.y).to(device),
                    test_x=_shared(test.x).to(whole), test_y=_shared(test.y).to(device))
