@@ -38,6 +38,7 @@ code_hashes()  # taken now, when the code is loaded
 class EndToEndConfig(Config):
     "A run of trained networks with nothing left open."
     task: ClassVar[str] = 'end_to_end'
+    known_by: ClassVar[str] = 'training'
     heard: str # 'once': weak labels of the clean images; 'view': the teacher sees each augmented view
     recipe: str # a key of recipes.RECIPES
     training: Recipe # the recipe with its overrides

@@ -26,6 +26,7 @@ from .label_files import is_labels_file, read_labels_table, weak_labels
 class ProbeConfig(Config):
     "A probe with nothing left open: `teacher` and `student` are backbones, as frozen.get_backbone knows them."
     task: ClassVar[str] = 'probe'
+    known_by: ClassVar[str] = 'scaling'
     of_method: ClassVar[tuple] = ('method', 'method_params', 'lr', 'weight_decay')
     gold: int | None # true labels the teacher's head is fitted on; None: all of the weak half
     validation: float # share of the images kept for choosing settings, out of the weak half
