@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .additions import used_additions
-from .core import changed_since, content_hash, provenance, shown_path
+from .core import changed_since, content_hash, provenance, shown_number, shown_path
 from .evaluate import pack_hits
 from .locks import Busy, Claims
 from .losses import METHODS, Method, get_method
@@ -62,6 +62,11 @@ class Config:
     def identity(self) -> dict:
         "As plain values, for the id: without what does not change the result."
         return self.plain()
+
+    def lines(self) -> dict: # name -> words
+        "What a plan shows beside data, networks, method and seeds; here every field of the task."
+        known = {f.name for f in fields(Config)} | {'gold', 'test', 'validation', 'train_size', 'precision'} | LATER.keys()
+        return {f.name: shown_number(getattr(self, f.name)) for f in fields(self) if f.name not in known}
 
     def common(self, *but: str) -> str: # names of further fields that may differ
         "The same text for configurations that differ in their method (and in the fields `but`) only."
@@ -186,6 +191,7 @@ class Task(ABC):
     versions: dict # of the parts of core.RESULT_VERSION that its results rest on
     side_by_side: bool = False # many runs in one pass cost little more than one
     reads_weights: bool = False # checkpoints of pretrained networks
+    linear: bool = False # linear heads: settings are tried in seconds, and students label images (experiments.recommend)
 
     @abstractmethod
     def resolve(self, experiment, method, options, params: dict) -> Config:

@@ -28,7 +28,7 @@ from .models import build_model, check_network, feature_shapes, pair_maps, place
 from .networks import NETWORKS
 from .processes import in_team, is_first, team_size
 from .records import Store, shared_fit, stored_fit
-from .recipes import RECIPES, Recipe, peak_rate, steps_per_epoch
+from .recipes import RECIPES, Recipe, peak_rate, recipe_lines, steps_per_epoch
 from .train import FeatureObjective, Fit, LabelObjective, WeakObjective, compiled, fit_logistic, predict, train
 
 # %% ../nbs/05i_runs.ipynb #e4377c52
@@ -47,6 +47,8 @@ class EndToEndConfig(Config):
     test: int | None # test images cut off the set; None: the dataset has a test split
     train_size: int | None # the student's images; None: all that are left
     precision: str
+
+    def lines(self): return dict(recipe=self.recipe) | recipe_lines(self.training)
 
 # %% ../nbs/05i_runs.ipynb #a8fdbb49
 @dataclass(kw_only=True)

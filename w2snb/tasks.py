@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .contract import Config, TaskData
-from .core import array_hash, content_hash
+from .core import array_hash, content_hash, shown_number
 from .data import (ImageSet, first_twins, has_splits, keep_together, load_images, stratified_split,
                        warn_of_twins)
 from .frozen import _checkpoint, check_backbones, frozen_features, get_backbone
@@ -41,6 +41,11 @@ class ProbeConfig(Config):
     batch: int
     schedule: str # of the learning rate, 'constant' or 'cosine'
     precision: str # of the backbones
+
+    def lines(self):
+        rate = f'learning rate {shown_number(self.lr)} ({self.schedule})'
+        return dict(optimizer=f'Adam, {rate}, weight decay {shown_number(self.weight_decay)}', batches=f'{self.batch} images',
+                    epochs=shown_number(self.epochs))
 
     def identity(self) -> dict:
         "The content of a file of labels is in the key of the data, and its place is of no matter."
