@@ -29,7 +29,7 @@ def _code(path: Path) -> str:
     except OSError as e: raise FileNotFoundError(f"use={shown_path(path)} cannot be read: {e.strerror}") from None
     if path.suffix == '.py': return text
     sources = [''.join(c['source']) for c in json.loads(text)['cells'] if c['cell_type'] == 'code']
-    return '\n\n'.join(s for s in sources if s.startswith('#| export'))
+    return '\n\n'.join(s for s in sources if s.startswith(('#| use', '#| export')))
 
 # %% ../nbs/05j_additions.ipynb #d18a024a
 USED: dict = {} # path -> the code of a file as it was imported, and its module
