@@ -86,8 +86,8 @@ def _moved_together(h: np.ndarray, units: dict, draws: int, seed: int) -> tuple[
     return _weights(len(h), 1, draws, seed)[0] @ h.mean(1), drawn @ of_cells / (drawn @ size) - h.mean()
 
 # %% ../nbs/05d_intervals.ipynb #8ca3bedf
-def _redraw(hits: dict, statistic: Callable, draws: int, seed: int, units: dict | None = None) -> Callable:  # level -> values of the statistic [draws]
-    "The statistic after redrawing, for any level; one draw serves all names, so differences are paired."
+def _redraw(hits: dict, statistic: Callable, draws: int, seed: int, units: dict | None = None) -> Callable:
+    "level -> values [draws] of the statistic after redrawing; one draw serves all names, so differences are paired."
     s, n = next(iter(hits.values())).shape
     if any(h.shape != (s, n) for h in hits.values()):
         raise ValueError(f"hits differ in shape: {[list(h.shape) for h in hits.values()]}")

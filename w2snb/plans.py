@@ -38,7 +38,8 @@ def requests(
     asked = []
     for word in [what] if isinstance(what, str) else what:
         if word in TABLES: asked += table_requests(TABLES[word])
-        elif names := fnmatch.filter(EXPERIMENTS, word): asked += [dict(experiment=n, methods=_usual(n), seeds=[0]) for n in names]
+        elif names := fnmatch.filter(EXPERIMENTS, word):
+            asked += [dict(experiment=n, methods=_usual(n), seeds=[0]) for n in names]
         else: raise ValueError(f"{word}: no table and no experiment; tables are {', '.join(TABLES)}; experiments are listed by "
                                "w2snb_sweep --list")
     return [r | _said(methods, seeds, overrides) for r in asked]

@@ -96,6 +96,11 @@ def _odd_units(r) -> str | None:
         for name, counted in names.items():
             if (total := sum(count for _, count in counted)) != n: return f"it numbers {name} of {total} units, for {n}"
 
+def _numbered(provenance: dict, test: str = '') -> dict: # name -> numbers int [n]; empty: every unit is redrawn for itself
+    "What units of a test an interval redraws together; the first test has no name."
+    counted = provenance.get('units', {}).get(test, {})
+    return {k: np.repeat(*np.array(pairs).T) for k, pairs in counted.items()}
+
 # %% ../nbs/05a_records.ipynb #2ac95e07
 def _odd_history(r) -> str | None:
     "Lists that are not as long as the training."
@@ -148,9 +153,9 @@ class Record(BaseModel):
     @model_validator(mode='after')
     def _agrees_with_itself(self):
         if self.version != SCHEMA: raise ValueError(f"its schema is {self.version}, and this version reads {SCHEMA}")
-        odd = (_odd_params(self) or _odd_provenance(self.provenance) or
-               _odd_metric(self.metrics, self.provenance.get('metric_ranges', {})) or _odd_hits(self) or _odd_units(self)
-               or _odd_history(self))
+        own = self.provenance.get('metric_ranges', {})
+        odd = (_odd_params(self) or _odd_provenance(self.provenance) or _odd_metric(self.metrics, own) or _odd_hits(self)
+               or _odd_units(self) or _odd_history(self))
         if odd: raise ValueError(odd)
         return self
 
@@ -158,11 +163,7 @@ class Record(BaseModel):
         "Which test images a network got right: bool [n]."
         return unpack_hits(self.correct[role], _test_size(self.metrics, role))
 
-    def units(self, test: str = '') -> dict: # name -> numbers int [n]; empty: every unit is redrawn for itself
-        "What units of a test an interval redraws together; the first test has no name."
-        counted = self.provenance.get('units', {}).get(test, {})
-        return {k: np.repeat(*np.array(pairs).T) for k, pairs in counted.items()}
-
+    def units(self, test: str = '') -> dict: return _numbered(self.provenance, test)
     def to_json(self) -> str:
         "One line of text, the same for equal records."
         return json.dumps(self.model_dump(by_alias=True), sort_keys=True, allow_nan=False) + '\n'

@@ -150,7 +150,8 @@ def plan_table(
         teacher=c.teacher + _origin(c), student=f'{c.student}, taught with {labels}',
         method=PRINTED.get(c.method, c.method) + f' ({c.method})' * (c.method in PRINTED),
         settings=_shown_params(c.method_params), **c.lines(),
-        seeds=f'{c.seed} (split and teacher: {c.teacher_seed})', device=f"{resolve_device(device)}, {getattr(c, 'precision', 'fp32')}")
+        seeds=f'{c.seed} (split and teacher: {c.teacher_seed})',
+        device=f"{resolve_device(device)}, {getattr(c, 'precision', 'fp32')}")
     return pd.DataFrame(dict(value=lines)).rename_axis('what')
 
 # %% ../nbs/13_reports.ipynb #9398be25
@@ -241,7 +242,7 @@ def stacked_units(
     "What an interval redraws together, as for `intervals.two_way`."
     found = [r.units(test) for r in records]
     if any(u.keys() != found[0].keys() or not all(np.array_equal(u[k], found[0][k]) for k in u) for u in found):
-        raise ValueError(f"{records[0].experiment}: units are numbered in different ways: an interval needs the same test for all")
+        raise ValueError(f"{records[0].experiment}: units are numbered in different ways: an interval needs one test for all")
     return (found and found[0]) or None
 
 # %% ../nbs/13_reports.ipynb #9baa664d

@@ -310,7 +310,8 @@ class EndToEnd(Task):
             method_params=method.params | e.method_params.get(method.name, {}) | params, seed=options.seed,
             teacher_seed=teacher_seed, supervision=pick('supervision'), heard=e.heard,
             teacher=check_network(pick('teacher')), student=check_network(pick('student')), recipe=recipe, training=training,
-            gold=e.gold, validation=e.validation, test=e.test, train_size=pick('train_size'), precision=options.precision or 'fp32')
+            gold=e.gold, validation=e.validation, test=e.test, train_size=pick('train_size'),
+            precision=options.precision or 'fp32')
 
     def load(self, config, place): return load_task(config, place.device, place.data, place.kept)
 

@@ -74,7 +74,8 @@ def accuracy_cells(
     "Last and best epoch of one network of a row."
     records, n, keys = row.records, len(row.runs), (row.key,)
     hits, units = (stacked_hits(records), stacked_units(records)) if records else ({}, None)
-    cells = {'last epoch': interval_cell(two_way(hits, lambda a: a[role], units=units), keys, n, digits) if role in hits else Cell()}
+    last = two_way(hits, lambda a: a[role], units=units) if role in hits else None
+    cells = {'last epoch': interval_cell(last, keys, n, digits)}
     if role in hits and not units: cells |= _without_twins(hits[role], row.params['dataset'], keys, digits)
     pairs = [(r.metrics.get(f'{role}_best'), r.metrics.get(role)) for r in records]
     if not pairs or None in sum(pairs, ()): return cells | {BEST: Cell(), 'best - last': Cell()}

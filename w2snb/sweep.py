@@ -188,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('--address', help='of a running Dask scheduler, as tcp://host:8786; default: a cluster on this machine')
     p.add_argument('--workers', type=int, help='jobs at a time; default: one for each GPU, else for each core')
     p.add_argument('--together', type=int, help='seeds in a job of linear probes; default: 1, on a GPU without shards 10')
-    p.add_argument('--use', metavar='FILES', help='additions of your own (.py or .ipynb, a comma between two); default: W2SNB_USE')
+    p.add_argument('--use', metavar='FILES', help='your additions (.py or .ipynb, a comma between two); default: W2SNB_USE')
     p.add_argument('--store', help='folder of records; default: W2SNB_STORE, else reports/store')
     p.add_argument('--known', metavar='FOLDER', help='committed records that count as done, as reports/results')
     p.add_argument('--timeout', type=float, default=12 * 3600., help='seconds for one run, at most (default: %(default)g)')
