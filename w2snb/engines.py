@@ -15,6 +15,7 @@ from pathlib import Path
 from .contract import TASKS
 from .experiments import resolve, run_many
 from .locks import Lock
+from .losses import get_method
 from .plans import Job, PlannedRun, note_done, note_failed, read_state, record_of
 from .records import Store
 
@@ -260,11 +261,15 @@ def _left(job: Job, ask: Ask, tried: set) -> list:
     state = read_state(Store(ask.store))
     return [r for r in job.runs if r.key not in state.done and (r.key not in state.ids or (ask.retry and r.key not in tried))]
 
+def _never_stored(run: PlannedRun) -> bool:
+    "Whether its notebook would compute it once more: a loss from outside the package is never taken from the store."
+    return not get_method(resolve(**run.given).method).builtin
+
 def _do(job: Job, work: JobKernel):
     "Compute, then draw."
     ask, left = work.ask, _left(job, work.ask, set())
     for r in left: (work.store.folder/'notebooks'/f'{r.key}.ipynb').unlink(missing_ok=True)  # of an attempt that failed
-    if len(left) > 1: work.compute(left)
+    if len(left) > 1 and not (ask.notebooks and _never_stored(left[0])): work.compute(left)
     tried = set()
     while left := _left(job, ask, tried):
         tried.add(left[0].key)

@@ -195,7 +195,7 @@ def run(
 # %% ../nbs/11_experiments.ipynb #1256b046
 def _need_probe(experiment: str, why: str = ''):
     "Refuse an experiment that is no linear probe."
-    if EXPERIMENTS[check_choice(experiment, EXPERIMENTS, 'experiment')].task != 'probe':
+    if not TASKS[EXPERIMENTS[check_choice(experiment, EXPERIMENTS, 'experiment')].task].linear:
         raise ValueError(f"experiment {experiment} is no linear probe{why}")
 
 def recommend(

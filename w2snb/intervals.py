@@ -67,15 +67,35 @@ def _image_share(hits: dict, statistic: Callable) -> float:
     rest = ((g - seeds[:, None] - images + g.mean()) ** 2).sum() / (s * n * (s - 1) * (n - 1))
     return float(np.sqrt(max(0., 1 - rest / (images.var(ddof=1) / n)))) if images.var() > 0 else 1.
 
+# %% ../nbs/05d_intervals.ipynb #85ec0edb
+@functools.lru_cache(maxsize=2)
+def _drawn_together(units: tuple, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]: # units: bytes of int64 [n] each
+    "How often what bears the same numbers is drawn [draws, m], and which of these m each unit is [n]."
+    numbers, cell = np.unique(np.stack([np.frombuffer(u, np.int64) for u in units]), axis=1, return_inverse=True)
+    rng, drawn = np.random.default_rng(seed), np.ones((draws, 1))
+    for row in numbers:  # [m]
+        names, place = np.unique(row, return_inverse=True)
+        drawn = drawn * rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)[:, place]
+    return drawn, cell.reshape(-1)
+
+def _moved_together(h: np.ndarray, units: dict, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]: # [draws] each
+    "How far redrawn seeds, and redrawn units, move a mean accuracy."
+    names = tuple(np.ascontiguousarray(v, np.int64).tobytes() for v in units.values())
+    drawn, cell = _drawn_together(names, draws, seed)
+    of_cells, size = np.bincount(cell, h.mean(0)), np.bincount(cell)  # [m]
+    return _weights(len(h), 1, draws, seed)[0] @ h.mean(1), drawn @ of_cells / (drawn @ size) - h.mean()
+
 # %% ../nbs/05d_intervals.ipynb #8ca3bedf
-def _redraw(hits: dict, statistic: Callable, draws: int, seed: int) -> Callable:  # level -> values of the statistic [draws]
-    "The statistic after redrawing, for any level; one draw serves all names, so differences are paired."
+def _redraw(hits: dict, statistic: Callable, draws: int, seed: int, units: dict | None = None) -> Callable:
+    "level -> values [draws] of the statistic after redrawing; one draw serves all names, so differences are paired."
     s, n = next(iter(hits.values())).shape
     if any(h.shape != (s, n) for h in hits.values()):
         raise ValueError(f"hits differ in shape: {[list(h.shape) for h in hits.values()]}")
     hits = {k: h.astype(bool) for k, h in hits.items()}
-    moved = {k: _deviations(np.packbits(h).tobytes(), s, n, draws, seed) for k, h in hits.items()}
-    share = _image_share(hits, statistic)
+    if units: moved, share = {k: _moved_together(h, units, draws, seed) for k, h in hits.items()}, 1.
+    else:
+        moved = {k: _deviations(np.packbits(h).tobytes(), s, n, draws, seed) for k, h in hits.items()}
+        share = _image_share(hits, statistic)
     return lambda level: statistic({k: h.mean() + stretch(s, level) * moved[k][0] + share * moved[k][1]
                                     for k, h in hits.items()})
 
@@ -85,10 +105,11 @@ def two_way(
     draws: int = 4000, # redraws of seeds and images
     seed: int = 0, # of the redraws
     level: float = .05, # share of intervals that may miss the truth
+    units: dict | None = None, # name -> numbers [n]; what bears one number is redrawn together; None: each image for itself
 ) -> Interval: # of a single seed: over test images only
     "A statistic of mean accuracies with its interval over seeds and test images."
     value = statistic({k: float(h.mean()) for k, h in hits.items()})
-    low, high = np.quantile(_redraw(hits, statistic, draws, seed)(level), [level / 2, 1 - level / 2])
+    low, high = np.quantile(_redraw(hits, statistic, draws, seed, units)(level), [level / 2, 1 - level / 2])
     return Interval(float(value), float(low), float(high))
 
 # %% ../nbs/05d_intervals.ipynb #be247488
@@ -98,12 +119,13 @@ def pgr_interval(
     teacher: np.ndarray, # hits [s, n]
     student: np.ndarray, # hits [s, n]
     ceiling: np.ndarray, # hits [s, n]
+    units: dict | None = None, # as for `two_way`
 ) -> Interval | None: # None: no gap to recover
     "PGR of the mean accuracies; None if the gap is below .03 or its interval holds 0."
     all_hits = dict(t=teacher, s=student, c=ceiling)
-    gap = two_way(all_hits, lambda a: a['c'] - a['t'])
+    gap = two_way(all_hits, lambda a: a['c'] - a['t'], units=units)
     if gap.value < NO_GAP or gap.low <= 0: return None
-    return two_way(all_hits, lambda a: (a['s'] - a['t']) / (a['c'] - a['t']))
+    return two_way(all_hits, lambda a: (a['s'] - a['t']) / (a['c'] - a['t']), units=units)
 
 # %% ../nbs/05d_intervals.ipynb #a83c91e1
 def seeds_interval(
@@ -122,9 +144,10 @@ def p_value(
     statistic: Callable, # (name -> accuracy) -> number; works on arrays
     draws: int = 4000, # redraws of seeds and images
     seed: int = 0, # of the redraws
+    units: dict | None = None, # as for `two_way`
 ) -> float: # 0..1, never 0
     "Two-sided p of a statistic being 0: the level at which the interval of `two_way` touches 0."
-    redrawn = _redraw(hits, statistic, draws, seed)
+    redrawn = _redraw(hits, statistic, draws, seed, units)
     def beyond(level):
         drawn = redrawn(level)  # [draws]
         k = min((~(drawn > 0)).sum(), (~(drawn < 0)).sum())  # a redraw without a value is on neither side

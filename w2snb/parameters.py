@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
+from .additions import use_additions
 from .core import nearest, shown_value
 from .losses import check_params, get_method, method_and_preset
 
@@ -85,6 +86,8 @@ class Parameters(_Values):
     data: str | None = Field(None, description='folder with datasets; None: W2SNB_DATA')
     weights: str | None = Field(None, description='folder with checkpoints of backbones; None: W2SNB_WEIGHTS')
     store: str | None = Field(None, description='folder for records; None: reports/store')
+    use: str | None = Field(None, description='files with additions of your own (.py, or a notebook), a comma between two; '
+                            'None: W2SNB_USE')
     force: bool = Field(False, description='run again even if the record exists')
 
 METHOD_PARAMETERS = ('T', 'tau', 'alpha', 'beta', 'eps')  # belong to the loss; a method may have others of its own
@@ -103,6 +106,7 @@ def check_parameters(
 ) -> tuple[Parameters, dict]: # the run's parameters and the method's own, as given
     "Check every name and value; raises `ValueError` with one sentence for the first that is wrong."
     given = {k: v for k, v in given.items() if v is not None}
+    if isinstance(given.get('use', ''), str): use_additions(given.get('use'))  # they may add the method
     name = given.get('method', Parameters.model_fields['method'].default)
     _refuse_names(given, _own_names(name))
     method, preset = method_and_preset(name)

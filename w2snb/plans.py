@@ -14,7 +14,8 @@ from functools import cache
 from numbers import Integral
 from pathlib import Path
 
-from .contract import TASKS, Place, run_id
+from .additions import addition_paths, is_addition, use_additions
+from .contract import TASKS, Place, added_code, run_id
 from .core import RESULT_VERSION, content_hash, file_hash, project_root, resolve_device, write_atomic
 from .data import data_folder
 from .experiments import EXPERIMENTS, resolve
@@ -33,13 +34,19 @@ def requests(
     **overrides, # of parameters.Parameters, or the methods' own
 ) -> list[dict]: # arguments of `run_many`
     "What has to be asked for, an experiment at a time; raises `ValueError` for a word that means nothing."
+    use_additions(overrides.get('use'))
     asked = []
     for word in [what] if isinstance(what, str) else what:
         if word in TABLES: asked += table_requests(TABLES[word])
-        elif names := fnmatch.filter(EXPERIMENTS, word): asked += [dict(experiment=n, methods=COMPARED, seeds=[0]) for n in names]
+        elif names := fnmatch.filter(EXPERIMENTS, word):
+            asked += [dict(experiment=n, methods=_usual(n), seeds=[0]) for n in names]
         else: raise ValueError(f"{word}: no table and no experiment; tables are {', '.join(TABLES)}; experiments are listed by "
                                "w2snb_sweep --list")
     return [r | _said(methods, seeds, overrides) for r in asked]
+
+def _usual(experiment: str) -> tuple:
+    "The methods of an experiment that names some; else those of the comparison."
+    return getattr(EXPERIMENTS[experiment], 'methods', COMPARED)
 
 def _said(methods, seeds, overrides: dict) -> dict:
     "What takes the place of what a table says."
@@ -84,6 +91,7 @@ def _absolute(given: dict) -> dict:
     "Paths that mean the same in another process."
     absolute = lambda path: os.path.abspath(os.path.expanduser(path))
     paths = {k: absolute(given[k]) for k in ('data', 'weights', 'store') if given.get(k)}
+    if use := ','.join(map(str, addition_paths(given.get('use')))): paths['use'] = use
     if not (teacher := given.get('teacher')): return given | paths
     each = [absolute(t) if is_labels_file(t) else t for t in ([teacher] if isinstance(teacher, str) else teacher)]
     return given | paths | dict(teacher=each[0] if isinstance(teacher, str) else each)
@@ -91,12 +99,13 @@ def _absolute(given: dict) -> dict:
 def _planned(given: dict, seeds: list) -> tuple: # a configuration; seed -> `PlannedRun`
     "The runs of one method under all seeds."
     first, other = (resolve(**given, seed=s) for s in (seeds[0], seeds[0] + 1))
-    if not get_method(first.method).builtin:
-        raise ValueError(f"method {first.method} is not from the package: other processes do not know it; use "
-                         "experiments.run_many")
+    if not (m := get_method(first.method)).builtin and not is_addition(m.loss):
+        raise ValueError(f"method {first.method} is not from the package: other processes do not know it; write it to a file "
+                         "and name that with use=<file> (--use <file>), or use experiments.run_many")
     where = [given.get(k) or os.environ.get(f'W2SNB_{k.upper()}') for k in ('data', 'weights')]
     places = _places(first.dataset, TASKS[first.task].reads_weights, first.teachers, *where)
-    base = content_hash([first.plain() | dict(seed=None, teacher_seed=None), RESULT_VERSION, places])
+    added = added_code(first)
+    base = content_hash([first.plain() | dict(seed=None, teacher_seed=None), RESULT_VERSION, places] + [added] * bool(added))
     follows = first.teacher_seed != other.teacher_seed
     key = lambda s: content_hash([base, s, s if follows else first.teacher_seed])
     return first, {s: PlannedRun(key(s), given | dict(seed=s)) for s in seeds}

@@ -288,7 +288,7 @@ def _resolve(e, m, options, params: dict) -> ProbeConfig:
 @register_task
 class Probe(Task):
     "Linear heads on frozen features."
-    name, Config, side_by_side, reads_weights = 'probe', ProbeConfig, True, True
+    name, Config, side_by_side, reads_weights, linear = 'probe', ProbeConfig, True, True, True
     versions = {part: RESULT_VERSION[part] for part in ('data', 'metrics', 'probe')}
 
     def resolve(self, experiment, method, options, params): return _resolve(experiment, method, options, params)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import nn
@@ -22,9 +23,9 @@ from .train import Fit
 
 # %% ../nbs/05a_records.ipynb #5d0a71c2
 SCHEMA = 1  # of the layout of a record
-RANGES = {'pgr': (None, None), 'pgr_all': (None, None), 'gain_over_*': (-1, 1),  # lowest, highest; None: no limit
+RANGES = {'*pgr': (None, None), '*pgr_all': (None, None), '*gain_over_*': (-1, 1),  # lowest, highest; None: no limit
           '*_effective_classes': (1, None), 'teacher_entropy': (0, None),
-          'test_images': (1, None), 'student_images': (0, None), 'gold_labels': (0, None), 'true_labels': (0, None)}
+          '*test_images': (1, None), 'student_images': (0, None), 'gold_labels': (0, None), 'true_labels': (0, None)}
 
 @functools.cache
 def metric_range(
@@ -33,17 +34,17 @@ def metric_range(
     "What a metric may be: a fraction, where `RANGES` has nothing else."
     return next((r for pattern, r in RANGES.items() if fnmatch.fnmatch(name, pattern)), (0, 1))
 
-def _odd_metric(metrics: dict) -> str | None:
+def _odd_metric(metrics: dict, own: dict = {}) -> str | None: # own: ranges of metrics that a user added
     "The first that is out of its range."
     for name, v in metrics.items():
-        low, high = metric_range(name)
+        low, high = own.get(name) or metric_range(name)
         if v is None or (low is None or v >= low - 1e-9) and (high is None or v <= high + 1e-9): continue
         return f"{name} is {v:g}, not " + (f"from {low} to {high}" if high is not None else f"{low} or more")
 
 # %% ../nbs/05a_records.ipynb #c4d81e6f
 TWICE = ('experiment', 'method', 'seed')  # fields that are among the parameters, too
 NEEDED = ('teacher_seed', 'supervision', 'teacher', 'student', 'method_params')  # parameters that tables read
-KINDS = dict(date=str, code=dict, data=str, result_versions=dict)  # of what the provenance says
+KINDS = dict(date=str, code=dict, data=str, result_versions=dict, units=dict, metric_ranges=dict)  # of what the provenance says
 
 def _odd_params(r) -> str | None:
     "Parameters that are missing, or are not those of the record's own fields."
@@ -69,11 +70,16 @@ def _count(hits: str) -> tuple[int, int]: # of `evaluate.pack_hits`
     data = base64.b64decode(hits, validate=True)
     return int.from_bytes(data).bit_count(), len(data)
 
+def _test_size(metrics: dict, role: str = '') -> int: # a key of `Record.correct`
+    "How many units the test of some hits has; hits of a further test bear its name, as 5_shot_student does."
+    tests = [k.removesuffix('test_images') for k in metrics if k.endswith('test_images')]
+    return int(metrics.get(max((t for t in tests if role.startswith(t)), key=len, default='') + 'test_images') or 0)
+
 def _odd_hits(r) -> str | None:
     "Accuracies that are not those of the hits."
-    n = int(r.metrics.get('test_images') or 0)
-    if r.status != 'failed' and not n: return "its metrics lack test_images"
+    if r.status != 'failed' and not _test_size(r.metrics): return "its metrics lack test_images"
     for role, text in r.correct.items():
+        n = _test_size(r.metrics, role)
         try: right, size = _count(text)
         except ValueError: return f"the hits of {role} are no packed bits"
         if size != -(-n // 8): return f"the hits of {role} are {8 * size} bits, for {n} images"
@@ -82,12 +88,26 @@ def _odd_hits(r) -> str | None:
         if (v := r.metrics.get(role)) is not None and role not in r.correct: return f"{role} is {v}, and it has no hits"
     if r.status != 'failed' and not r.correct and r.metrics.get('agreement') is None: return "it has no hits"
 
+# %% ../nbs/05a_records.ipynb #d82a711d
+def _odd_units(r) -> str | None:
+    "Numbers of units that are not as many as the units."
+    for test, names in r.provenance.get('units', {}).items():
+        n = _test_size(r.metrics, f'{test}_' if test else '')
+        for name, counted in names.items():
+            if (total := sum(count for _, count in counted)) != n: return f"it numbers {name} of {total} units, for {n}"
+
+def _numbered(provenance: dict, test: str = '') -> dict: # name -> numbers int [n]; empty: every unit is redrawn for itself
+    "What units of a test an interval redraws together; the first test has no name."
+    counted = provenance.get('units', {}).get(test, {})
+    return {k: np.repeat(*np.array(pairs).T) for k, pairs in counted.items()}
+
 # %% ../nbs/05a_records.ipynb #2ac95e07
 def _odd_history(r) -> str | None:
     "Lists that are not as long as the training."
-    if r.status == 'failed' or 'task' in r.params and not r.history: return None  # a task may teach without epochs
+    if r.status == 'failed': return None
     training = r.params.get('training')
     epochs = (training if isinstance(training, dict) else r.params).get('epochs')
+    if epochs is None and 'task' in r.params: return None  # a task may teach without epochs
     if not isinstance(epochs, int): return "its params lack epochs"
     if not any(k.startswith('student_') for k in r.history): return "its history has nothing of the student"
     for name, values in r.history.items():
@@ -133,15 +153,17 @@ class Record(BaseModel):
     @model_validator(mode='after')
     def _agrees_with_itself(self):
         if self.version != SCHEMA: raise ValueError(f"its schema is {self.version}, and this version reads {SCHEMA}")
-        odd = (_odd_params(self) or _odd_provenance(self.provenance) or _odd_metric(self.metrics) or _odd_hits(self)
-               or _odd_history(self))
+        own = self.provenance.get('metric_ranges', {})
+        odd = (_odd_params(self) or _odd_provenance(self.provenance) or _odd_metric(self.metrics, own) or _odd_hits(self)
+               or _odd_units(self) or _odd_history(self))
         if odd: raise ValueError(odd)
         return self
 
     def hits(self, role: str):  # 'teacher', 'student', 'student_alone', 'ceiling'
         "Which test images a network got right: bool [n]."
-        return unpack_hits(self.correct[role], int(self.metrics['test_images']))
+        return unpack_hits(self.correct[role], _test_size(self.metrics, role))
 
+    def units(self, test: str = '') -> dict: return _numbered(self.provenance, test)
     def to_json(self) -> str:
         "One line of text, the same for equal records."
         return json.dumps(self.model_dump(by_alias=True), sort_keys=True, allow_nan=False) + '\n'

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+from .additions import use_additions
 from .core import check_choice, default_store, project_root, shown_path, write_atomic
 from .experiments import EXPERIMENTS
 from .index import store_index
@@ -229,6 +230,7 @@ def main():
     "`w2snb_report`: tables, figures and pages from records."
     parser = argparse.ArgumentParser(prog='w2snb_report', description='Tables, figures, one page from records; trains nothing.')
     parser.add_argument('tables', nargs='*', help='tables, or experiments in the store; default: all tables, and nbs/reports')
+    parser.add_argument('--use', help='additions of your own (.py or .ipynb, a comma between two); default: W2SNB_USE')
     parser.add_argument('--store', type=Path, help='records beside the committed ones; default: W2SNB_STORE or reports/store')
     parser.add_argument('--committed', action='store_true', help='committed records only')
     parser.add_argument('--out', type=Path, help='folder to write to; default: reports/report')
@@ -236,6 +238,8 @@ def main():
     parser.add_argument('--timeout', type=float, default=900, help='seconds for one notebook')
     parser.add_argument('--list', action='store_true', help='say which tables there are, and stop')
     said = parser.parse_args()
+    try: use_additions(said.use)
+    except (ValueError, OSError) as e: sys.exit(f'w2snb_report: {e}')
     if said.list: return print('\n'.join(f'{n}: {t.title}' for n, t in TABLES.items()))
     if said.store and not said.store.is_dir(): parser.error(f'there is no store {said.store}')
     store = None if said.committed else Store(said.store or default_store())

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ROLES', 'COLORS', 'PRINTED', 'set_style', 'records_to_frame', 'setting', 'named_teachers', 'run_table', 'verdict',
            'opening_code', 'plan_table', 'advice_table', 'advice_verdict', 'why_no_advice', 'plot_training',
-           'plot_weights', 'stacked_hits', 'summarize', 'markdown_text', 'percent_table', 'to_markdown',
-           'paired_difference', 'compare', 'plot_differences', 'plot_label_curve', 'save_figure']
+           'plot_weights', 'stacked_hits', 'stacked_units', 'summarize', 'markdown_text', 'percent_table',
+           'to_markdown', 'paired_difference', 'compare', 'plot_differences', 'plot_label_curve', 'save_figure']
 
 # %% ../nbs/13_reports.ipynb #3698dbec
 import io, re
@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from .contract import task_name
-from .core import check_choice, resolve_device, write_atomic
+from .core import check_choice, resolve_device, shown_number, write_atomic
 from .experiments import EXPERIMENTS, is_as_registered, published, resolve
 from .intervals import Interval, holm, p_value, pgr_interval, two_way
 from .label_files import is_labels_file
@@ -132,25 +132,21 @@ def opening_code(
     return f'{core}{imports}\nrun_table(Store({place}).get({record.id!r}))'
 
 # %% ../nbs/13_reports.ipynb #55a8ff02
-def _number(v) -> str:
-    if isinstance(v, float): return f'{v:g}'
-    return f'{v:,}' if type(v) is int else str(v)
-
 def _shown_params(params: dict) -> str:
-    return ', '.join(f'{k} = {_number(v)}' for k, v in params.items()) or '-'
+    return ', '.join(f'{k} = {shown_number(v)}' for k, v in params.items()) or '-'
 
-def _training_lines(c) -> dict:
-    "How a student is trained: by a recipe, or as a linear head."
-    r, n = getattr(c, 'training', c), _number
-    if r is c: return dict(optimizer=f'Adam, learning rate {n(c.lr)} ({c.schedule}), weight decay {n(c.weight_decay)}',
-                           batches=f'{c.batch} images')
-    drops = ', '.join(f'{100 * d:.0f} %' for d in r.drops or ())
-    falls = f'a tenth of it after {drops} of the epochs' if drops else 'cosine'
-    name, warm = dict(adamw='AdamW', sgd='SGD')[r.optimizer], f', warm-up over {100 * r.warmup:.0f} %' * bool(r.warmup)
-    chunk = f', normalised {r.bn_chunk} at a time' if r.bn_chunk else ''
-    rate = f'learning rate {n(r.lr)} ({falls}{warm})'
-    return dict(recipe=c.recipe, optimizer=f'{name}, {rate}, weight decay {n(r.weight_decay)}',
-                batches=f'{r.batch} images{chunk}', augmentation=r.augment)
+def _origin(config) -> str:
+    "What each teacher learned from."
+    part = getattr(config, 'gold', 0)  # 0: a task that has another way to say it
+    images = "the student's images" if part is None else f'{shown_number(part)} images'
+    fitted = f'fitted on true labels of {images}'
+    def of(t): return 'a file of labels' if is_labels_file(t) else 'true labels' if t == 'truth' else part != 0 and fitted
+    return ''.join(f', {origin}' for origin in dict.fromkeys(map(of, config.teachers)) if origin)
+
+def _changes(config) -> str:
+    "What happens to the teacher's labels before the student sees them."
+    rule = f', {config.weak_labels}' * (config.weak_labels != 'as_is')
+    return rule + f", through {' and '.join(config.rounds)}" * bool(config.rounds)
 
 # %% ../nbs/13_reports.ipynb #aa9a6a0e
 def plan_table(
@@ -158,22 +154,17 @@ def plan_table(
     device: str | None = None, # as it was given
 ) -> pd.DataFrame: # a line per thing, in words
     "What will be run, as a person reads it."
-    c, n = config, _number
-    sizes = dict(test=c.test, validation=c.validation, student=c.train_size)
-    images = [f'{n(v)} {what}' for what, v in sizes.items() if v and v >= 1]
-    gold = "the student's images" if c.gold is None else f'{n(c.gold)} images'
+    c = config
+    sizes = dict(test='test', validation='validation', student='train_size')
+    images = [f'{shown_number(v)} {what}' for what, field in sizes.items() if (v := getattr(c, field, 0)) and v >= 1]
     labels = dict(teacher='weak labels only', **{'teacher+labels': 'weak labels and true labels'})[c.supervision]
-    def origin(t): return 'a file of labels' if is_labels_file(t) else 'true labels' if t == 'truth' else fitted
-    fitted = f'fitted on true labels of {gold}'
-    origins = ', '.join(dict.fromkeys(map(origin, c.teachers)))
-    changed = f', {c.weak_labels}' * (c.weak_labels != 'as_is') + f", through {' and '.join(c.rounds)}" * bool(c.rounds)
     lines = dict(
         experiment=c.experiment, data=c.dataset + (f" (images: {', '.join(images)})" if images else ''),
-        teacher=f"{named_teachers(c.plain())}, {origins}",
-        student=f'{c.student}, taught with {labels}{changed}',
+        teacher=named_teachers(c.plain()) + _origin(c), student=f'{c.student}, taught with {labels}' + _changes(c),
         method=PRINTED.get(c.method, c.method) + f' ({c.method})' * (c.method in PRINTED),
-        settings=_shown_params(c.method_params), **_training_lines(c), epochs=n(getattr(c, 'training', c).epochs),
-        seeds=f'{c.seed} (split and teacher: {c.teacher_seed})', device=f'{resolve_device(device)}, {c.precision}')
+        settings=_shown_params(c.method_params), **c.lines(),
+        seeds=f'{c.seed} (split and teacher: {c.teacher_seed})',
+        device=f"{resolve_device(device)}, {getattr(c, 'precision', 'fp32')}")
     return pd.DataFrame(dict(value=lines)).rename_axis('what')
 
 # %% ../nbs/13_reports.ipynb #9398be25
@@ -204,7 +195,7 @@ def why_no_advice(
     record: Record,
 ) -> str: # one sentence
     "Why methods are not compared after this run."
-    if record.experiment == 'probe':
+    if record.params['dataset'] == 'folder':
         return ('No advice: without labelled validation images methods cannot be compared; '
                 f'{setting(record)} is the method that was given, or the default.')
     return ('No advice: methods are compared after a run of experiment `probe` on images of your own; for '
@@ -257,15 +248,26 @@ def stacked_hits(
     there = [role for role in ROLES if all(role in r.correct for r in records)]  # a student alone needs labels of its own
     return {role: np.stack([r.hits(role) for r in records]) for role in there}
 
+def stacked_units(
+    records: list,
+    test: str = '', # as for `Record.units`
+) -> dict | None: # name -> numbers [n]; None: every image is redrawn for itself
+    "What an interval redraws together, as for `intervals.two_way`."
+    found = [r.units(test) for r in records]
+    if any(u.keys() != found[0].keys() or not all(np.array_equal(u[k], found[0][k]) for k in u) for u in found):
+        raise ValueError(f"{records[0].experiment}: units are numbered in different ways: an interval needs one test for all")
+    return (found and found[0]) or None
+
 # %% ../nbs/13_reports.ipynb #9baa664d
 def _row(records: list) -> dict:
     "One experiment and method over its seeds: intervals, fractions."
-    h = stacked_hits(records)
-    row = {name: two_way(h, lambda a, role=role: a[role]) if role in h else None for role, name in ROLES.items()}
-    row['student - teacher'] = two_way(h, lambda a: a['student'] - a['teacher'])
-    row['student - student alone'] = two_way(h, lambda a: a['student'] - a['student_alone']) if 'student_alone' in h else None
+    h, units = stacked_hits(records), stacked_units(records)
+    row = {name: two_way(h, lambda a, role=role: a[role], units=units) if role in h else None for role, name in ROLES.items()}
+    row['student - teacher'] = two_way(h, lambda a: a['student'] - a['teacher'], units=units)
+    alone = lambda a: a['student'] - a['student_alone']
+    row['student - student alone'] = two_way(h, alone, units=units) if 'student_alone' in h else None
     told = all(r.params['supervision'] == 'teacher' for r in records)
-    row['PGR'] = (pgr_interval(h['teacher'], h['student'], h['ceiling']) or 'no gap') if told else None
+    row['PGR'] = (pgr_interval(h['teacher'], h['student'], h['ceiling'], units) or 'no gap') if told else None
     return row | dict(n=len(records))
 
 def summarize(
@@ -317,7 +319,7 @@ def paired_difference(
     b: list, # records of another, under the same seeds
 ) -> Interval:
     "Accuracy of the students of `a` minus those of `b`, with the two-way interval of the paired difference."
-    return two_way(_paired_hits(a, b), lambda x: x['a'] - x['b'])
+    return two_way(_paired_hits(a, b), lambda x: x['a'] - x['b'], units=stacked_units(a + b))
 
 def _paired_hits(a: list, b: list) -> dict:
     "Hits of the students of both, seeds in order."
@@ -334,7 +336,8 @@ def compare(
     "Every row against the baseline, paired on seeds and test images."
     groups = _grouped(records, name)
     reference, column = groups.pop(check_choice(baseline, groups, 'baseline')), f'student - {baseline}'
-    p = {k: p_value(_paired_hits(rows, reference), lambda x: x['a'] - x['b']) for k, rows in groups.items()}
+    p = {k: p_value(_paired_hits(rows, reference), lambda x: x['a'] - x['b'], units=stacked_units(rows + reference))
+         for k, rows in groups.items()}
     adjusted = holm(p)
     return pd.DataFrame([{column: paired_difference(rows, reference), 'p': p[k], 'p (Holm)': adjusted[k], 'n': len(rows)}
                          for k, rows in groups.items()], index=pd.Index(groups, name=title))

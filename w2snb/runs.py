@@ -31,7 +31,7 @@ from .models import build_model, check_network, feature_shapes, pair_maps, place
 from .networks import NETWORKS
 from .processes import in_team, is_first, team_size
 from .records import Store, shared_fit, stored_fit
-from .recipes import RECIPES, Recipe, peak_rate, steps_per_epoch
+from .recipes import RECIPES, Recipe, peak_rate, recipe_lines, steps_per_epoch
 from .train import FeatureObjective, Fit, LabelObjective, WeakObjective, compiled, fit_logistic, predict, train
 
 # %% ../nbs/05i_runs.ipynb #e4377c52
@@ -41,6 +41,7 @@ code_hashes()  # taken now, when the code is loaded
 class EndToEndConfig(Config):
     "A run of trained networks with nothing left open."
     task: ClassVar[str] = 'end_to_end'
+    known_by: ClassVar[str] = 'training'
     heard: str # 'once': weak labels of the clean images; 'view': the teacher sees each augmented view
     recipe: str # a key of recipes.RECIPES
     training: Recipe # the recipe with its overrides
@@ -49,6 +50,8 @@ class EndToEndConfig(Config):
     test: int | None # test images cut off the set; None: the dataset has a test split
     train_size: int | None # the student's images; None: all that are left
     precision: str
+
+    def lines(self): return dict(recipe=self.recipe) | recipe_lines(self.training)
 
     @classmethod
     def from_plain(cls, params): return super().from_plain(params | dict(training=Recipe(**params['training'])))

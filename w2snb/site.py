@@ -36,7 +36,8 @@ def for_site(
     return notebook | dict(cells=cells)
 
 # %% ../nbs/14a_site.ipynb #a33d37d0
-PARTS = {'Start here': ('walkthrough', 'run_experiment'), 'Foundations': '00', 'Losses': '01', 'Images': '02', 'Networks': '03',
+PARTS = {'Start here': ('walkthrough', 'run_experiment', 'extend'),
+         'Foundations': '00', 'Losses': '01', 'Images': '02', 'Networks': '03',
          'Training': '04', 'Evaluation, records, runs': '05', 'Linear probes': '06', 'Representations': '10',
          'Experiments': '11', 'Sweeps': '12',
          'Reports': '13', 'Documentation': '14'}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from .contract import TASKS, task_name
+from .contract import TASKS, Config, task_name
 from .core import check_choice, content_hash, project_root, shown_path
 from .experiments import EXPERIMENTS, is_as_registered, resolve
 from .index import find_records, store_index
@@ -102,7 +102,7 @@ def _said(changed: dict) -> str:
 
 def _of_method(params: dict) -> tuple:
     "Names of the parameters that belong to the setting of a method: in a probe its learning rate, too."
-    return TASKS[task_name(params)].Config.of_method
+    return getattr(TASKS.get(task_name(params)), 'Config', Config).of_method  # a task may not be known here
 
 # %% ../nbs/13a_sources.ipynb #17069da6
 def row_name(

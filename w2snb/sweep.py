@@ -10,6 +10,7 @@ import argparse, ast, os, signal, sys, time
 from dataclasses import replace
 from pathlib import Path
 
+from .additions import use_additions
 from .core import check_choice, default_store, progress_bar, project_root, shown_path
 from .engines import Ask, DaskEngine, LocalEngine, gpu_count, local_workers
 from .experiments import EXPERIMENTS
@@ -187,6 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('--address', help='of a running Dask scheduler, as tcp://host:8786; default: a cluster on this machine')
     p.add_argument('--workers', type=int, help='jobs at a time; default: one for each GPU, else for each core')
     p.add_argument('--together', type=int, help='seeds in a job of linear probes; default: 1, on a GPU without shards 10')
+    p.add_argument('--use', metavar='FILES', help='your additions (.py or .ipynb, a comma between two); default: W2SNB_USE')
     p.add_argument('--store', help='folder of records; default: W2SNB_STORE, else reports/store')
     p.add_argument('--known', metavar='FOLDER', help='committed records that count as done, as reports/results')
     p.add_argument('--timeout', type=float, default=12 * 3600., help='seconds for one run, at most (default: %(default)g)')
@@ -206,6 +208,7 @@ def _list() -> str:
 def _command(words: list | None) -> int: # exit status
     "What the command line asks for."
     a = _parser().parse_intermixed_args(words)
+    use_additions(a.use)
     if a.list: return print(_list()) or 0
     store = Store(os.path.abspath(os.path.expanduser(a.store or default_store())))
     names = [w for w in a.what if '=' not in w]
@@ -216,7 +219,7 @@ def _command(words: list | None) -> int: # exit status
         return print(store_status(store)) or 0
     if options := said.keys() & (vars(a).keys() | {'notebooks'}):
         raise ValueError(f"{(k := min(options))}={said[k]}: this is an option here, see w2snb_sweep --help")
-    asked = dict(shard=a.shard, store=a.store, known=a.known, together=a.together, **said)
+    asked = dict(shard=a.shard, store=a.store, known=a.known, together=a.together, **said | (dict(use=a.use) if a.use else {}))
     seeds = numbers(a.seeds) if a.seeds else None
     if a.dry_run or a.status: end = plan(names, methods, seeds, **asked)
     else: end = sweep(names, methods, seeds, engine=a.engine or ('shard' if a.shard else 'local'), workers=a.workers,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .contract import Config, TaskData
-from .core import array_hash, content_hash
+from .core import array_hash, content_hash, shown_number
 from .data import (ImageSet, first_twins, has_splits, keep_together, load_images, stratified_split,
                        warn_of_twins)
 from .frozen import _checkpoint, check_backbones, frozen_features, get_backbone
@@ -49,6 +49,7 @@ def needs_gold(
 class ProbeConfig(Config):
     "A probe with nothing left open: `teacher` and `student` are backbones, as frozen.get_backbone knows them."
     task: ClassVar[str] = 'probe'
+    known_by: ClassVar[str] = 'scaling'
     of_method: ClassVar[tuple] = ('method', 'method_params', 'lr', 'weight_decay')
     gold: int | None # true labels the teacher's head is fitted on; None: all of the weak half
     validation: float # share of the images kept for choosing settings, out of the weak half
@@ -64,6 +65,11 @@ class ProbeConfig(Config):
     schedule: str # of the learning rate, 'constant' or 'cosine'
     precision: str # of the backbones
     reference_lr: float = 1e-3 # of ceiling and student alone
+
+    def lines(self):
+        rate = f'learning rate {shown_number(self.lr)} ({self.schedule})'
+        return dict(optimizer=f'Adam, {rate}, weight decay {shown_number(self.weight_decay)}', batches=f'{self.batch} images',
+                    epochs=shown_number(self.epochs))
 
     @property
     def backbones(self) -> list: # names
