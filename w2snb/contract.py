@@ -90,7 +90,7 @@ def run_id(
 ) -> str: # 16 hexadecimal digits
     "The same wherever the run is computed."
     added = {n: t for n in (config.teacher, config.student) if (t := source_of_added(NETWORKS.get(n)))}
-    if not (m := get_method(config.method)).builtin: added[m.name] = source_of_added(m.loss)
+    if not (m := get_method(config.method)).builtin: added[m.name] = source_of_added(m.loss or m.solve)
     return content_hash(dict(config=config.identity(), data=data.key, versions=TASKS[config.task].versions, added=added))
 
 # %% ../nbs/05h_contract.ipynb #3ad03f9c
@@ -225,6 +225,7 @@ def run_status(diverged: list, metrics: dict, method: Method, params: dict, clas
     said, of, could = (metrics[f'{k}_effective_classes'] for k in ('student', 'teacher', 'ceiling'))
     if said >= of / 2: return 'ok', ''
     advice = "it has learned too little: try more epochs or another lr"
+    if method.solve: advice = f"method {method.name} does not train: other parameters, or a surer teacher, may help"
     if method.votes and params.get('alpha', 1) and could > classes / 2:  # true labels do teach this network
         less = ("a smaller tau or alpha, a ramp (ramp_fraction)" if 'ramp_fraction' in params
                 else "less weight on its own prediction")

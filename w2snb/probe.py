@@ -19,7 +19,8 @@ from .contract import Outcome, Task, named_history, register_task
 from .core import RESULT_VERSION, array_hash, code_hashes, content_hash, shown_value
 from .evaluate import accuracy, pgr
 from .frozen import get_backbone
-from .heads import Head, HeadStack, Lesson, feature_scale, same_length, train_heads
+from .heads import (Head, HeadStack, Lesson, TaughtHeads, feature_scale, same_length, teach_heads,
+                         train_heads)
 from .label_files import ENDINGS, is_labels_file
 from .losses import get_method
 from .metrics import answers
@@ -118,25 +119,27 @@ class _Taught:
     task: ProbeData
     say: dict # role -> (features as they are) -> logits
     lesson: Lesson
-    history: list # per head
+    history: list # per head; of one in closed form it stays empty
     x: Tensor # features, each image at its own length
     test_x: Tensor
-    stack: HeadStack | None = None # of all seeds
+    stack: TaughtHeads | None = None # of all seeds
     position: int = 0 # of this one among them
     seconds: float = 0. # of training, this seed's share
 
     def student(self, x: Tensor, k: int) -> Tensor: return self.stack.predict(x, self.position, k)  # logits of one head
 
+    def trained(self) -> list: return [k for k, c in enumerate(self.configs) if get_method(c.method).loss]  # heads
+
     def others(self, strong: Tensor, weak: Tensor) -> dict: # role -> logits of teacher, ceiling and student alone
         return {role: f(weak if role == 'teacher' else strong) for role, f in self.say.items()}
 
 def _look(stack: HeadStack, taught: list):
-    "Test accuracy (agreement with the teacher, where nobody knows) and what methods observe, of all heads, after an epoch."
+    "Test accuracy (agreement with the teacher, where nobody knows) and what methods observe, after an epoch."
     said = stack.classes(taught[0].test_x)  # [s, k, n]
     for s, t in enumerate(taught):
         name, truth = ('test', t.task.test_y) if t.task.labelled else ('agreement', t.task.weak_test_x.argmax(-1))
         right = (said[s] == truth).double().mean(-1).tolist()  # [k]
-        for k, (head, history) in enumerate(zip(stack.heads, t.history)):
+        for k, (head, history) in enumerate(zip(stack.heads, (t.history[i] for i in t.trained()))):
             history.setdefault(name, []).append(right[k])
             if not (observe := get_method(head.method).observe): continue
             seen = observe(stack.predict(t.x[t.lesson.index], s, k), t.lesson.teacher, head.params)
@@ -154,7 +157,7 @@ def _teach(lots: list, title: str | None, watch: bool = True) -> list[_Taught]:
         lesson = Lesson(index, say['teacher'](task.weak_x[index]), configs[0].seed, mean, scale)
         taught.append(_Taught(configs, task, say, lesson, [{} for _ in heads], x, test_x))
     start = time.perf_counter()
-    stack = train_heads(x, [t.lesson for t in taught], heads, epochs=c.epochs, batch=c.batch, schedule=c.schedule, title=title,
+    stack = teach_heads(x, [t.lesson for t in taught], heads, epochs=c.epochs, batch=c.batch, schedule=c.schedule, title=title,
                         monitor=(lambda stack, epoch: _look(stack, taught)) if watch else lambda *_: None)
     seconds = (time.perf_counter() - start) / len(lots)
     for s, t in enumerate(taught): t.stack, t.position, t.seconds = stack, s, seconds
@@ -181,18 +184,19 @@ def _of_all_images(known: dict, m: dict) -> dict:
 # %% ../nbs/06d_probe.ipynb #a94132cf
 def _outcome(k: int, t: _Taught, others: dict) -> Outcome:
     "What one head leaves; `others`: role -> `Answers` to the test images."
-    c, task, student = t.configs[k], t.task, t.student(t.test_x, k)
+    c, task, student, history = t.configs[k], t.task, t.student(t.test_x, k), t.history[k]
     known = others | dict(student=answers(student, task.test_y))
     extra = dict(teacher_entropy=_entropy(t.lesson.teacher), student_images=len(task.parts['student']),
                  gold_labels=len(task.parts['gold']))
     if task.labelled:
         s = task.parts['student']
-        extra |= dict(teacher_on_student_images=accuracy(t.lesson.teacher, task.y[s]), student_best=max(t.history[k]['test']))
+        extra |= dict(teacher_on_student_images=accuracy(t.lesson.teacher, task.y[s]))
+        if 'test' in history: extra |= dict(student_best=max(history['test']))  # not of a head in closed form
         if c.split == 'openai': extra |= _of_all_images(known, extra)
     return Outcome(
         answers=dict(test=known), validation=_on_validation(k, t) if task.labelled else {}, extra=extra,
-        history=named_history(dict(student=t.history[k])), diverged=() if bool(student.isfinite().all()) else ('student',),
-        images_per_second=len(t.configs) * c.epochs * extra['student_images'] / t.seconds)
+        history=named_history(dict(student=history)), diverged=() if bool(student.isfinite().all()) else ('student',),
+        images_per_second=len(t.trained()) * c.epochs * extra['student_images'] / t.seconds if c.lr else None)
 
 # %% ../nbs/06d_probe.ipynb #643c3177
 SEEDS = ('seed', 'teacher_seed')
@@ -220,18 +224,21 @@ def _resolve(e, m, options, params: dict) -> ProbeConfig:
         raise ValueError(f"supervision={options.supervision!r}: in {e.name} the student sees the teacher's labels only")
     if not m.uses_teacher or m.needs: raise ValueError(f"method {m.name} has no place in {e.name}: a linear student there sees "
                                                        "logits of the teacher only; use hard_ce for its hard labels")
+    if m.solve and options.lr is not None:
+        raise ValueError(f"lr={options.lr!r}: method {m.name} is solved in closed form and has no lr; leave it out")
     def pick(name): return getattr(e, name) if getattr(options, name) is None else getattr(options, name)
     given = is_labels_file(pick('teacher'))
     if not given and os.path.isfile(pick('teacher')):
         raise ValueError(f"teacher={shown_value(pick('teacher'))}: by its ending this is no file of labels; those end in "
                          f"{', '.join(ENDINGS)}")
     for backbone in [pick('student')] + [pick('teacher')] * (not given): get_backbone(backbone)
-    kept = {k: getattr(e, k) for k in ('dataset', 'gold', 'validation', 'test', 'split', 'scaling', 'calibrated', 'weight_decay',
-                                       'batch', 'schedule', 'supervision')} | (dict(split='given', gold=None) if given else {})
+    optimizer = dict(lr=None, weight_decay=None) if m.solve else dict(lr=pick('lr'), weight_decay=e.weight_decay)
+    kept = {k: getattr(e, k) for k in ('dataset', 'gold', 'validation', 'test', 'split', 'scaling', 'calibrated', 'batch',
+                                       'schedule', 'supervision')} | (dict(split='given', gold=None) if given else {})
     return ProbeConfig(
         experiment=e.name, method=m.name, method_params=m.params | e.method_params.get(m.name, {}) | params, seed=options.seed,
         teacher_seed=options.seed if options.teacher_seed is None else options.teacher_seed, **kept,
-        **{k: pick(k) for k in ('teacher', 'student', 'train_size', 'lr', 'epochs', 'precision')})
+        **{k: pick(k) for k in ('teacher', 'student', 'train_size', 'epochs', 'precision')}, **optimizer)
 
 # %% ../nbs/06d_probe.ipynb #9f56f542
 @register_task

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .contract import Place, load_all
 from .core import content_hash, generator, shown_value
-from .heads import Head, Lesson, feature_scale, train_heads
+from .heads import Head, Lesson, feature_scale, teach_heads
 from .probe import probe_trials, shared_heads
 from .tasks import ProbeConfig, ProbeData, load_probe
 
@@ -127,7 +127,7 @@ def relabel(
     kept = [k[:most] for k in kept]
     lessons = [Lesson(k, teacher[k], config.seed, mean, scale) for k in kept]
     head, title = Head(config.method, config.method_params, config.lr, config.weight_decay), f'{config.experiment}, {folds} folds'
-    stack = train_heads(x, lessons, [head], epochs=config.epochs, batch=config.batch, schedule=config.schedule,
+    stack = teach_heads(x, lessons, [head], epochs=config.epochs, batch=config.batch, schedule=config.schedule,
                         title=title if place.progress else None)
     said = torch.stack([stack.predict(x, f, 0) for f in range(folds)])  # [folds, n, c]
     return said[fold, everyone], teacher, task

@@ -34,8 +34,8 @@ class ProbeConfig(Config):
     split: str # 'halves'; 'openai': a shuffle, the first `train_size` for the student; 'given': the teacher needs no half
     scaling: str # one of `SCALINGS`
     calibrated: bool # the teacher's logits divided by the temperature that fits the validation labels best
-    lr: float # of the student's Adam
-    weight_decay: float
+    lr: float | None # of the student's Adam; None, as `weight_decay`: its method is solved in closed form
+    weight_decay: float | None
     epochs: int
     batch: int
     schedule: str # of the learning rate, 'constant' or 'cosine'
