@@ -97,6 +97,9 @@ class Method:
         if self.solve and (odd := [k for k in OF_LOSSES if getattr(self, k)]):
             raise ValueError(f"method {self.name} is solved in closed form: "
                              f"{odd[0].removeprefix('takes_')} is for methods with a loss")
+        if not (isinstance(self.separable, bool) or callable(self.separable)):
+            raise ValueError(f"method {self.name}: separable must be True, False or a function of the parameters, "
+                             f"not {shown_value(self.separable)}")
 
     def is_separable(self, params: dict) -> bool:
         "Whether, with these parameters, the loss of a batch is the mean of the losses of its images."

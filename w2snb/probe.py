@@ -19,7 +19,7 @@ from .contract import Outcome, Task, named_history, register_task
 from .core import RESULT_VERSION, array_hash, code_hashes, content_hash, shown_value
 from .evaluate import accuracy, pgr
 from .frozen import get_backbone
-from .heads import (Head, HeadStack, Lesson, TaughtHeads, feature_scale, same_length, teach_heads,
+from .heads import (Head, HeadStack, Lesson, TaughtHeads, check_head, feature_scale, same_length, teach_heads,
                          train_heads)
 from .label_files import ENDINGS, is_labels_file
 from .losses import get_method
@@ -256,6 +256,8 @@ class Probe(Task):
             place.kept[features] = load_probe(config, place.device, place.data, place.weights, place.progress)
             return place.kept[features]
         return with_seed(place.kept[features], config)
+
+    def check(self, config, data): check_head(*_heads([config]), len(data.classes))
 
     def references(self, config, data, place): return shared_heads(config, data, place.store, place.force_once)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from .contract import Place, load_all
 from .core import content_hash, generator, shown_value
 from .heads import Head, Lesson, feature_scale, teach_heads
+from .losses import get_method
 from .probe import probe_trials, shared_heads
 from .tasks import ProbeConfig, ProbeData, load_probe
 
@@ -90,11 +91,13 @@ def choose(
     best = {}
     for rs in means.values():
         if rs[0]['method'] not in best or score(rs) > score(best[rs[0]['method']]): best[rs[0]['method']] = rs
-    return {m: dict(method=m, lr=rs[0]['lr'], **_spoken(m, rs[0]['params'])) for m, rs in best.items()}
+    rate = lambda r: {} if r['lr'] is None else dict(lr=r['lr'])  # a method in closed form has none
+    return {m: dict(method=m, **rate(rs[0]), **_spoken(m, rs[0]['params'])) for m, rs in best.items()}
 
 def _spoken(method: str, params: dict) -> dict:
-    "The parameter that was tried."
-    return {OWN[method][0]: params[OWN[method][0]]} if method in OWN else {}
+    "The parameter that was tried; of a method without one, what differs from its defaults."
+    if method in OWN: return {OWN[method][0]: params[OWN[method][0]]}
+    return {k: v for k, v in params.items() if v != get_method(method).params.get(k)}
 
 # %% ../nbs/06e_protocols.ipynb #0725f770
 def check_folds(

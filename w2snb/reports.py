@@ -135,6 +135,7 @@ def _shown_params(params: dict) -> str:
 def _training_lines(c) -> dict:
     "How a student is trained: by a recipe, or as a linear head."
     r, n = getattr(c, 'training', c), _number
+    if r is c and c.lr is None: return dict(optimizer='none: the student is solved in closed form')
     if r is c: return dict(optimizer=f'Adam, learning rate {n(c.lr)} ({c.schedule}), weight decay {n(c.weight_decay)}',
                            batches=f'{c.batch} images')
     drops = ', '.join(f'{100 * d:.0f} %' for d in r.drops or ())
