@@ -91,7 +91,8 @@ def check_head(
     loss = lambda rows: method_loss(m.name, z[rows], v[rows], **params)
     whole, each = loss(slice(16)), [loss(slice(i, i + 1)) for i in range(16)] if m.is_separable(head.params) else []
     if each and not torch.isclose(whole, sum(each) / 16, rtol=1e-3, equal_nan=True):
-        raise ValueError(f"method {m.name} is declared separable, and its loss of a batch is not the mean of its images' losses")
+        raise ValueError(f"method {m.name} is declared separable, and its loss of a batch is not the mean of its images' "
+                         "losses")
 
 # %% ../nbs/06a_heads.ipynb #7af7592c
 def _ask(head: Head, logits: Tensor, teacher: Tensor, labels: Tensor | None, progress: float) -> Tensor:  # scalar

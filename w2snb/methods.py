@@ -118,7 +118,8 @@ ALIASES = dict(adapt_conf='acd')
 def _keyword_defaults(f: Callable) -> dict:
     "The parameters of a loss or a solution; refuses a signature that hides one."
     first, rest = (p := list(inspect.signature(f).parameters.values()))[:2], p[2:]
-    if len(first) < 2: raise ValueError(f"{f.__name__} needs two arguments: student and teacher, or features and weak labels")
+    if len(first) < 2:
+        raise ValueError(f"{f.__name__} needs two arguments: student and teacher, or features and weak labels")
     if open_ := [p.name for p in rest if p.kind is not p.KEYWORD_ONLY]:
         raise ValueError(f"{f.__name__}: put a * before {open_[0]}, parameters of a loss are given by name")
     if bare := [p.name for p in rest if p.default is p.empty and p.name != 'labels']:
@@ -154,8 +155,9 @@ def register_method(
             warnings.warn(f"{f.__name__} replaces the method of this package in this session")
         METHODS[f.__name__] = Method(
             f.__name__, None if closed_form else f, own | schedule_params, frozenset(needs),
-            'labels' in inspect.signature(f).parameters, uses_teacher, schedule, clock, features, adapter, observe, votes, dict(allowed or {}), dict(presets or {}),
-            dict(optional or {}), source, builtin, separable, f if closed_form else None)
+            'labels' in inspect.signature(f).parameters, uses_teacher, schedule, clock, features, adapter, observe, votes,
+            dict(allowed or {}), dict(presets or {}), dict(optional or {}), source, builtin, separable,
+            f if closed_form else None)
         return f
     return register
 
@@ -332,7 +334,8 @@ def method_loss(
     if method.takes_labels: params['labels'] = labels
     loss = method.loss(student, teacher, **params)
     if not isinstance(loss, Tensor) or loss.ndim:
-        given = list(loss.shape) if isinstance(loss, Tensor) else f'{type(loss).__name__} (a head needs closed_form=True)'
+        given = f'{type(loss).__name__} (a head needs closed_form=True)'
+        if isinstance(loss, Tensor): given = list(loss.shape)
         raise ValueError(f"method {method.name} must return one number, the mean over the batch, not {given}")
     return loss
 
@@ -344,7 +347,8 @@ def _check_head(method: Method, head: Callable, features: Tensor, c: int):
                          f"not {type(head).__name__}")
     logits = head(features[:2])
     shape, given = [len(features[:2]), c], list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if given != shape: raise ValueError(f"the head of method {method.name} must give logits [m, c] = {shape}, not {given}")
+    if given != shape:
+        raise ValueError(f"the head of method {method.name} must give logits [m, c] = {shape}, not {given}")
     _check_logits(f'the head of method {method.name}: its', logits)
 
 @torch.no_grad()
@@ -356,7 +360,8 @@ def method_head(
 ) -> Callable: # features [m, d] -> logits [m, c]
     "The head of a method in closed form; raises `ValueError` on a wrong name, parameter, shape or value."
     method, preset = method_and_preset(name)
-    if not method.solve: raise ValueError(f"method {method.name} has a loss and no closed form: method_loss computes its loss")
+    if not method.solve:
+        raise ValueError(f"method {method.name} has a loss and no closed form: method_loss computes its loss")
     params = preset | check_params(method, params)
     _check_logits('teacher', weak)
     if features.ndim != 2 or len(features) != len(weak):

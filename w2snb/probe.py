@@ -157,8 +157,8 @@ def _teach(lots: list, title: str | None, watch: bool = True) -> list[_Taught]:
         lesson = Lesson(index, say['teacher'](task.weak_x[index]), configs[0].seed, mean, scale)
         taught.append(_Taught(configs, task, say, lesson, [{} for _ in heads], x, test_x))
     start = time.perf_counter()
-    stack = teach_heads(x, [t.lesson for t in taught], heads, epochs=c.epochs, batch=c.batch, schedule=c.schedule, title=title,
-                        monitor=(lambda stack, epoch: _look(stack, taught)) if watch else lambda *_: None)
+    stack = teach_heads(x, [t.lesson for t in taught], heads, epochs=c.epochs, batch=c.batch, schedule=c.schedule,
+                        title=title, monitor=(lambda stack, epoch: _look(stack, taught)) if watch else lambda *_: None)
     seconds = (time.perf_counter() - start) / len(lots)
     for s, t in enumerate(taught): t.stack, t.position, t.seconds = stack, s, seconds
     return taught
