@@ -7,7 +7,7 @@ from hypothesis.extra.numpy import arrays
 
 from w2snb.losses import DIVERGENCES, METHODS, adaptive_weight, balanced_classes, log_probs, method_loss, smoothed
 
-LOGIT_METHODS = [m for m in METHODS if not METHODS[m].features]
+LOGIT_METHODS = [m for m in METHODS if METHODS[m].loss and not METHODS[m].features]
 FINITE = st.floats(-8, 8, width=32)
 settings.register_profile("w2snb", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("w2snb")

@@ -43,7 +43,7 @@ def test_adaptive_weight(case):
         assert adaptive_weight(student, teacher, float(tau)).tolist() == pytest.approx(expected, abs=1e-9)
 
 
-LOGIT_METHODS = [m for m in METHODS if not METHODS[m].features]
+LOGIT_METHODS = [m for m in METHODS if METHODS[m].loss and not METHODS[m].features]
 
 
 @pytest.mark.parametrize("name", [m for m in LOGIT_METHODS if METHODS[m].uses_teacher])

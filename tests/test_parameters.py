@@ -100,7 +100,7 @@ def test_folds_are_a_whole_number(folds, monkeypatch):
     assert str(caught.value) == f"folds={folds!r}: folds must be a whole number from 2 on"
 
 
-BOUNDS = [(m, k, edge) for m in METHODS if not METHODS[m].features for k in METHODS[m].params
+BOUNDS = [(m, k, edge) for m in METHODS if METHODS[m].loss and not METHODS[m].features for k in METHODS[m].params
           if isinstance(METHODS[m].params[k], float) for edge in (0, 1)]
 
 

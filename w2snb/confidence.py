@@ -24,7 +24,7 @@ def self_term(
     return -log_probs(student).max(-1).values
 
 @register_method(source='Guo et al. 2024, official code (eq. 1)', schedule=linear_ramp('alpha'), votes=True,
-                 ramp_fraction=.3)
+                 ramp_fraction=.3, separable=True)
 def aug_conf(
     student: Tensor, # logits [b, c]
     teacher: Tensor, # logits [b, c], a constant
@@ -88,7 +88,8 @@ ACD_PRESETS = dict(
        for T, where in ((1, 'CIFAR-100 symmetric'), (10, 'CIFAR-10 asymmetric'), (20, 'CIFAR-10 symmetric'))})
 
 @register_method(source='Guo et al. 2024, official code (eq. 2)', schedule=linear_ramp('ramp'), ramp_fraction=0.,
-                 observe=weight_histogram, votes=True, presets=ACD_PRESETS, optional=dict(ramp_epochs=0))
+                 observe=weight_histogram, votes=True, presets=ACD_PRESETS, optional=dict(ramp_epochs=0),
+                 separable=lambda p: p['weight'] not in ('constant', 'shuffled'))  # those look across the batch
 def acd(
     student: Tensor, # logits [b, c]
     teacher: Tensor, # logits [b, c], a constant
@@ -134,7 +135,7 @@ def balanced_classes(
 
 # %% ../nbs/01b_confidence.ipynb #e8e3dec8
 @register_method(source='Burns et al. 2023, app. A.4, eq. 1-2', schedule=linear_ramp('alpha'), clock='step', votes=True,
-                 ramp_fraction=.2, ramp_shape='linear',
+                 ramp_fraction=.2, ramp_shape='linear', separable=lambda p: p['hard'] != 'prior',  # which ranks the batch
                  presets=dict(openai_code=Preset(dict(alpha=.5, hard='prior', ramp_fraction=.1, ramp_shape='jump'),
                                                  'Burns et al. 2023, code, logconf_loss_fn')))
 def log_conf(
@@ -150,7 +151,8 @@ def log_conf(
     return -((1 - alpha) * (q * lp).sum(-1) + alpha * lp.gather(-1, own[:, None]).squeeze(-1)).mean()
 
 # %% ../nbs/01b_confidence.ipynb #0936e50a
-@register_method(source='Burns et al. 2023, app. B, product_loss_fn', votes=True, allowed=dict(alpha=(0, 1000)))
+@register_method(source='Burns et al. 2023, app. B, product_loss_fn', votes=True, allowed=dict(alpha=(0, 1000)),
+                 separable=True)
 def product(
     student: Tensor, # logits [b, c]
     teacher: Tensor, # logits [b, c], a constant

@@ -128,7 +128,7 @@ def added_code(
     rule, _ = read_weak_labels(config.weak_labels)
     things = {n: NETWORKS.get(n) for n in (*config.teachers, config.student)} | {
         rule.name: rule.apply, config.combine: COMBINE[config.combine], config.task: type(TASKS[config.task])}
-    if not (m := get_method(config.method)).builtin: things[m.name] = m.loss
+    if not (m := get_method(config.method)).builtin: things[m.name] = m.loss or m.solve
     return {n: t for n, thing in things.items() if (t := source_of_added(thing))}
 
 # %% ../nbs/05h_contract.ipynb #3ad03f9c
@@ -309,6 +309,7 @@ def run_status(diverged: list, metrics: dict, method: Method, params: dict, clas
     said, of, could = (metrics[f'{k}_effective_classes'] for k in ('student', 'teacher', 'ceiling'))
     if said >= of / 2: return 'ok', ''
     advice = "it has learned too little: try more epochs or another lr"
+    if method.solve: advice = f"method {method.name} does not train: other parameters, or a surer teacher, may help"
     if method.votes and params.get('alpha', 1) and could > classes / 2:  # true labels do teach this network
         less = ("a smaller tau or alpha, a ramp (ramp_fraction)" if 'ramp_fraction' in params
                 else "less weight on its own prediction")

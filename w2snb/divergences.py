@@ -66,7 +66,7 @@ def register_divergence(
         DIVERGENCES[loss.__name__] = Divergence(loss.__name__, between, f, slope, curvature)
         allowed = {} if curvature else dict(rescale=(False,))
         return register_method(source, schedule=linear_ramp('alpha'), clock='step', votes=True, allowed=allowed,
-                               ramp_fraction=.2)(loss)
+                               ramp_fraction=.2, separable=True)(loss)
     return register
 
 # %% ../nbs/01c_divergences.ipynb #cba3323d
@@ -126,7 +126,7 @@ def neyman(lp, lq):
 def _reverse_ce(student: Tensor, teacher: Tensor, eps: float) -> Tensor:  # [b]
     return -(log_probs(student).exp() * smoothed(log_probs(teacher.detach()), eps)).sum(-1)
 
-@register_method(source='Wang et al. 2019; Yao et al. 2025 (2505.24313), code')
+@register_method(source='Wang et al. 2019; Yao et al. 2025 (2505.24313), code', separable=True)
 def reverse_ce(
     student: Tensor, # logits [b, c]
     teacher: Tensor, # logits [b, c], a constant
@@ -137,7 +137,8 @@ def reverse_ce(
     return _reverse_ce(student, teacher, eps).mean()
 
 # %% ../nbs/01c_divergences.ipynb #d20bacbe
-@register_method(source='Wang et al. 2019; Yao et al. 2025 (2505.24313), code', allowed=dict(alpha=(0, 1000)))
+@register_method(source='Wang et al. 2019; Yao et al. 2025 (2505.24313), code', allowed=dict(alpha=(0, 1000)),
+                 separable=True)
 def symmetric_ce(
     student: Tensor, # logits [b, c]
     teacher: Tensor, # logits [b, c], a constant
@@ -159,7 +160,7 @@ def confidence_quantile(
     sure = log_probs(teacher).max(-1).values.exp() - 1 / teacher.shape[-1]
     return torch.quantile(sure, share).item()
 
-@register_method(source='Yao et al. 2025 (2505.24313), code, for c classes')
+@register_method(source='Yao et al. 2025 (2505.24313), code, for c classes', separable=True)
 def cace(
     student: Tensor, # logits [b, c]
     teacher: Tensor, # logits [b, c], a constant

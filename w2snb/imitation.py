@@ -13,7 +13,7 @@ from torch import Tensor
 from .methods import lifted, log_probs, register_method
 
 # %% ../nbs/01a_imitation.ipynb #d0fadcd8
-@register_method(source='cross-entropy', needs=('labels',), uses_teacher=False)
+@register_method(source='cross-entropy', needs=('labels',), uses_teacher=False, separable=True)
 def ce(
     student: Tensor, # logits [b, c]
     teacher: Tensor | None = None, # not used
@@ -24,7 +24,7 @@ def ce(
     return F.nll_loss(log_probs(student), labels)
 
 # %% ../nbs/01a_imitation.ipynb #bf52ab8d
-@register_method(source='Burns et al. 2023, xent_loss')
+@register_method(source='Burns et al. 2023, xent_loss', separable=True)
 def soft_ce(
     student: Tensor, # logits [b, c]
     teacher: Tensor, # logits [b, c], a constant
@@ -36,7 +36,7 @@ def soft_ce(
     return -(q * log_probs(student)).sum(-1).mean()
 
 # %% ../nbs/01a_imitation.ipynb #e0a7242c
-@register_method(source='cross-entropy on the argmax of the teacher')
+@register_method(source='cross-entropy on the argmax of the teacher', separable=True)
 def hard_ce(
     student: Tensor, # logits [b, c]
     teacher: Tensor, # logits [b, c], a constant
@@ -45,7 +45,7 @@ def hard_ce(
     return F.nll_loss(log_probs(student), teacher.detach().argmax(-1))
 
 # %% ../nbs/01a_imitation.ipynb #44d5fd72
-@register_method(source='Zhang & Sabuncu 2018, L_q on the argmax of the teacher')
+@register_method(source='Zhang & Sabuncu 2018, L_q on the argmax of the teacher', separable=True)
 def gce(
     student: Tensor, # logits [b, c]
     teacher: Tensor, # logits [b, c], a constant
@@ -66,7 +66,7 @@ def softened_kl(
     lp, lq = log_probs(student, T), log_probs(teacher.detach(), T)
     return T**2 * (lq.exp() * (lq - lp)).sum(-1)
 
-@register_method(source='Hinton et al. 2015, sec. 2')
+@register_method(source='Hinton et al. 2015, sec. 2', separable=True)
 def kd(
     student: Tensor, # logits [b, c]
     teacher: Tensor, # logits [b, c], a constant
@@ -77,7 +77,7 @@ def kd(
     return softened_kl(student, teacher, T).mean()
 
 # %% ../nbs/01a_imitation.ipynb #0447b752
-@register_method(source='Guo et al. 2024, official code')
+@register_method(source='Guo et al. 2024, official code', separable=True)
 def bkd(
     student: Tensor, # logits [b, c]
     teacher: Tensor, # logits [b, c], a constant
@@ -94,7 +94,7 @@ def _target_and_rest(logits: Tensor, target: Tensor, T: float) -> tuple[Tensor, 
     rest = others.logsumexp(-1, keepdim=True)  # log(1 - p_t), exact however small
     return torch.cat([lp.gather(-1, target), rest], -1), others - rest
 
-@register_method(source='Zhao et al. 2022, eq. 7', allowed=dict(alpha=(0, 1000)))
+@register_method(source='Zhao et al. 2022, eq. 7', allowed=dict(alpha=(0, 1000)), separable=True)
 def dkd(
     student: Tensor, # logits [b, c]
     teacher: Tensor, # logits [b, c], a constant

@@ -6,11 +6,12 @@
 __all__ = []
 
 # %% ../nbs/01e_losses.ipynb #28c726df
-from . import confidence, divergences, features, imitation, methods
+from . import closed_form, confidence, divergences, features, imitation, methods
 from .methods import *
 from .imitation import *
 from .confidence import *
 from .divergences import *
 from .features import *
+from .closed_form import *
 
-__all__ = [name for part in (methods, imitation, confidence, divergences, features) for name in part.__all__]
+__all__ = [name for part in (methods, imitation, confidence, divergences, features, closed_form) for name in part.__all__]

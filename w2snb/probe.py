@@ -19,7 +19,8 @@ from .contract import LATER, Outcome, Task, label_metrics, named_history, regist
 from .core import RESULT_VERSION, array_hash, code_hashes, content_hash, shown_value
 from .evaluate import accuracy, pgr
 from .frozen import get_backbone
-from .heads import Head, HeadStack, Lesson, feature_scale, same_length, train_heads
+from .heads import (Head, HeadStack, Lesson, TaughtHeads, check_head, feature_scale, same_length, teach_heads,
+                         train_heads)
 from .label_files import ENDINGS, is_labels_file
 from .labels import combine_logits, principal_projection
 from .losses import get_method
@@ -143,24 +144,26 @@ class _Taught:
     labels: Tensor # the teacher's logits for the student's images [m, c]
     lesson: Lesson
     between: list # for each student between teacher and student its logits for the test images
-    history: list # per head
-    stack: HeadStack | None = None # of all seeds
+    history: list # per head; of one in closed form it stays empty
+    stack: TaughtHeads | None = None # of all seeds
     position: int = 0 # of this one among them
     seconds: float = 0. # of training, this seed's share
 
     def student(self, x: Tensor, k: int) -> Tensor: return self.stack.predict(x, self.position, k)  # logits of one head
 
+    def trained(self) -> list: return [k for k, c in enumerate(self.configs) if get_method(c.method).loss]  # heads
+
     def others(self, strong: Tensor, weak: Tensor) -> dict: # role -> logits of teacher, ceiling and student alone
         return {role: f(weak if role.startswith('teacher') else strong) for role, f in self.say.items()}
 
 def _look(stack: HeadStack, taught: list):
-    "Test accuracy (agreement with the teacher, where nobody knows) and what methods observe, of all heads, after an epoch."
+    "Test accuracy (agreement with the teacher, where nobody knows) and what methods observe, after an epoch."
     said = stack.classes(taught[0].test_x)  # [s, k, n]
     for s, t in enumerate(taught):
         name, truth = 'test', t.task.test_y
         if not t.task.labelled: name, truth = 'agreement', t.say['teacher'](t.task.weak_test_x).argmax(-1)
         right = (said[s] == truth).double().mean(-1).tolist()  # [k]
-        for k, (head, history) in enumerate(zip(stack.heads, t.history)):
+        for k, (head, history) in enumerate(zip(stack.heads, (t.history[i] for i in t.trained()))):
             history.setdefault(name, []).append(right[k])
             if not (observe := get_method(head.method).observe): continue
             seen = observe(stack.predict(t.x[t.lesson.index], s, k), t.lesson.teacher, head.params)
@@ -174,7 +177,7 @@ def _lesson(c: ProbeConfig, task: ProbeData, say: dict) -> tuple[Tensor, Lesson,
     weak, kept = taught_labels(c, labels, task.y[student], lambda: say['ceiling'](task.x[student]))
     for x, test_x in task.rounds:
         x, mean, scale = feature_scale(x, student, c.scaling)
-        stack = train_heads(x, [Lesson(student[kept], weak, c.seed, mean, scale)], _heads([c]), **_as_long(c, student))
+        stack = teach_heads(x, [Lesson(student[kept], weak, c.seed, mean, scale)], _heads([c]), **_as_long(c, student))
         weak, kept = stack.predict(x[student], 0, 0), torch.arange(len(student), device=student.device)
         between.append(stack.predict(same_length(test_x, c.scaling), 0, 0))
     _, mean, scale = feature_scale(task.x, student, c.scaling)
@@ -199,7 +202,7 @@ def _train(taught: list, title: str | None, watch: bool):
     "Train the heads of all seeds together; they learn from equally many images."
     start, c = time.perf_counter(), taught[0].configs[0]
     monitor = (lambda stack, epoch: _look(stack, taught)) if watch else lambda *_: None
-    stack = train_heads(taught[0].x, [t.lesson for t in taught], _heads(taught[0].configs), title=title, monitor=monitor,
+    stack = teach_heads(taught[0].x, [t.lesson for t in taught], _heads(taught[0].configs), title=title, monitor=monitor,
                         **_as_long(c, taught[0].task.parts['student']))
     seconds = (time.perf_counter() - start) / len(taught)
     for s, t in enumerate(taught): t.stack, t.position, t.seconds = stack, s, seconds
@@ -225,18 +228,19 @@ def _of_all_images(known: dict, m: dict) -> dict:
 # %% ../nbs/06d_probe.ipynb #a94132cf
 def _outcome(k: int, t: _Taught, others: dict) -> Outcome:
     "What one head leaves; `others`: role -> `Answers` to the test images."
-    c, task, student, s = t.configs[k], t.task, t.student(t.test_x, k), t.task.parts['student']
+    c, task, student, history, s = t.configs[k], t.task, t.student(t.test_x, k), t.history[k], t.task.parts['student']
     between = {f'round{i}': answers(z, task.test_y) for i, z in enumerate(t.between, 1)}
     known = others | between | dict(student=answers(student, task.test_y))
     extra = dict(teacher_entropy=_entropy(t.labels), student_images=len(t.lesson.index), gold_labels=len(task.parts['gold']))
     if task.labelled:
-        extra |= dict(teacher_on_student_images=accuracy(t.labels, task.y[s]), student_best=max(t.history[k]['test']))
+        extra |= dict(teacher_on_student_images=accuracy(t.labels, task.y[s]))
+        if 'test' in history: extra |= dict(student_best=max(history['test']))  # not of a head in closed form
         extra |= label_metrics(c, t.lesson.teacher, task.y[t.lesson.index], len(s))
         if c.split == 'openai': extra |= _of_all_images(known, extra)
     return Outcome(
         answers=dict(test=known), validation=_on_validation(k, t) if task.labelled else {}, extra=extra,
-        history=named_history(dict(student=t.history[k])), diverged=() if bool(student.isfinite().all()) else ('student',),
-        images_per_second=len(t.configs) * c.epochs * extra['student_images'] / t.seconds)
+        history=named_history(dict(student=history)), diverged=() if bool(student.isfinite().all()) else ('student',),
+        images_per_second=len(t.trained()) * c.epochs * extra['student_images'] / t.seconds if c.lr else None)
 
 # %% ../nbs/06d_probe.ipynb #643c3177
 SEEDS = ('seed', 'teacher_seed')
@@ -268,6 +272,8 @@ def _resolve(e, m, options, params: dict) -> ProbeConfig:
         raise ValueError(f"supervision={options.supervision!r}: in {e.name} the student sees the teacher's labels only")
     if not m.uses_teacher or m.needs: raise ValueError(f"method {m.name} has no place in {e.name}: a linear student there sees "
                                                        "logits of the teacher only; use hard_ce for its hard labels")
+    if m.solve and options.lr is not None:
+        raise ValueError(f"lr={options.lr!r}: method {m.name} is solved in closed form and has no lr; leave it out")
     def pick(name): return getattr(e, name, LATER.get(name)) if getattr(options, name) is None else getattr(options, name)
     teaching = teacher_fields(e, options)
     teachers = (teaching['teacher'],) if isinstance(teaching['teacher'], str) else teaching['teacher']
@@ -276,13 +282,14 @@ def _resolve(e, m, options, params: dict) -> ProbeConfig:
             raise ValueError(f"teacher={shown_value(t)}: by its ending this is no file of labels; those end in "
                              f"{', '.join(ENDINGS)}")
     for backbone in [pick('student'), *filter(needs_features, teachers), *teaching['rounds']]: get_backbone(backbone)
-    kept = {k: getattr(e, k) for k in ('dataset', 'gold', 'validation', 'test', 'split', 'scaling', 'calibrated', 'weight_decay',
-                                       'batch', 'schedule', 'supervision')}
+    optimizer = dict(lr=None, weight_decay=None) if m.solve else dict(lr=pick('lr'), weight_decay=e.weight_decay)
+    kept = {k: getattr(e, k) for k in ('dataset', 'gold', 'validation', 'test', 'split', 'scaling', 'calibrated', 'batch',
+                                       'schedule', 'supervision')}
     if all(map(is_labels_file, teachers)): kept |= dict(split='given', gold=None)
     return ProbeConfig(
         experiment=e.name, method=m.name, method_params=m.params | e.method_params.get(m.name, {}) | params, seed=options.seed,
-        teacher_seed=options.seed if options.teacher_seed is None else options.teacher_seed, **kept, **teaching,
-        **{k: pick(k) for k in ('student', 'train_size', 'lr', 'reference_lr', 'epochs', 'precision')})
+        teacher_seed=options.seed if options.teacher_seed is None else options.teacher_seed, **kept, **teaching, **optimizer,
+        **{k: pick(k) for k in ('student', 'train_size', 'reference_lr', 'epochs', 'precision')})
 
 # %% ../nbs/06d_probe.ipynb #9f56f542
 @register_task
@@ -300,6 +307,8 @@ class Probe(Task):
             place.kept[features] = load_probe(config, place.device, place.data, place.weights, place.progress)
             return place.kept[features]
         return with_seed(place.kept[features], config)
+
+    def check(self, config, data): check_head(*_heads([config]), len(data.classes))
 
     def references(self, config, data, place): return shared_heads(config, data, place.store, place.force_once)
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from .contract import Place, load_all
 from .core import content_hash, generator, shown_value
-from .heads import Head, Lesson, feature_scale, train_heads
+from .heads import Head, Lesson, feature_scale, teach_heads
+from .losses import get_method
 from .probe import probe_trials, shared_heads
 from .tasks import ProbeConfig, ProbeData, load_probe
 
@@ -93,11 +94,13 @@ def choose(
     best = {}
     for rs in means.values():
         if rs[0]['method'] not in best or score(rs) > score(best[rs[0]['method']]): best[rs[0]['method']] = rs
-    return {m: dict(method=m, lr=rs[0]['lr'], **_spoken(m, rs[0]['params'])) for m, rs in best.items()}
+    rate = lambda r: {} if r['lr'] is None else dict(lr=r['lr'])  # a method in closed form has none
+    return {m: dict(method=m, **rate(rs[0]), **_spoken(m, rs[0]['params'])) for m, rs in best.items()}
 
 def _spoken(method: str, params: dict) -> dict:
-    "The parameter that was tried."
-    return {OWN[method][0]: params[OWN[method][0]]} if method in OWN else {}
+    "The parameter that was tried; of a method without one, what differs from its defaults."
+    if method in OWN: return {OWN[method][0]: params[OWN[method][0]]}
+    return {k: v for k, v in params.items() if v != get_method(method).params.get(k)}
 
 # %% ../nbs/06e_protocols.ipynb #0725f770
 def check_folds(
@@ -132,7 +135,7 @@ def relabel(
     kept = [k[:most] for k in kept]
     lessons = [Lesson(k, teacher[k], config.seed, mean, scale) for k in kept]
     head, title = Head(config.method, config.method_params, config.lr, config.weight_decay), f'{config.experiment}, {folds} folds'
-    stack = train_heads(x, lessons, [head], epochs=config.epochs, batch=config.batch, schedule=config.schedule,
+    stack = teach_heads(x, lessons, [head], epochs=config.epochs, batch=config.batch, schedule=config.schedule,
                         title=title if place.progress else None)
     said = torch.stack([stack.predict(x, f, 0) for f in range(folds)])  # [folds, n, c]
     return said[fold, everyone], teacher, task

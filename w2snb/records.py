@@ -109,6 +109,8 @@ def _odd_history(r) -> str | None:
     epochs = (training if isinstance(training, dict) else r.params).get('epochs')
     if epochs is None and 'task' in r.params: return None  # a task may teach without epochs
     if not isinstance(epochs, int): return "its params lack epochs"
+    if r.params.get('lr', '') is None:  # so a method in closed form says that it does not train
+        return f"{next(iter(r.history))} is in its history, and its method has no epochs" if r.history else None
     if not any(k.startswith('student_') for k in r.history): return "its history has nothing of the student"
     for name, values in r.history.items():
         n = len(values)

@@ -380,6 +380,8 @@ def _chunks(options, recipe) -> dict:
 # %% ../nbs/05i_runs.ipynb #7c37ff12
 def _check_method(m: Method, supervision: str, heard: str):
     "Refuse methods that cannot work with what the student may see."
+    if m.solve: raise ValueError(f"method {m.name} is solved in closed form on frozen features and trains no network: "
+                                 "use it in a linear probe, such as digits-random_cnn_from_pixels")
     if 'features' in m.needs and (supervision, heard) != ('teacher+labels', 'view'):
         raise ValueError(f"method {m.name} compares features on every view and trains no classifier: it needs true labels beside "
                          "it and a teacher that sees the views, as in experiment digits-cnn_from_cnn")

@@ -58,8 +58,8 @@ class ProbeConfig(Config):
     split: str # 'halves'; 'openai': a shuffle, the first `train_size` for the student; 'given': the teacher needs no half
     scaling: str # one of `SCALINGS`
     calibrated: bool # the teacher's logits divided by the temperature that fits the validation labels best
-    lr: float # of the student's Adam
-    weight_decay: float
+    lr: float | None # of the student's Adam; None, as `weight_decay`: its method is solved in closed form
+    weight_decay: float | None
     epochs: int
     batch: int
     schedule: str # of the learning rate, 'constant' or 'cosine'
@@ -68,6 +68,7 @@ class ProbeConfig(Config):
 
     def lines(self):
         rate = f'learning rate {shown_number(self.lr)} ({self.schedule})'
+        if self.lr is None: return dict(optimizer='none: the student is solved in closed form')
         return dict(optimizer=f'Adam, {rate}, weight decay {shown_number(self.weight_decay)}', batches=f'{self.batch} images',
                     epochs=shown_number(self.epochs))
 
