@@ -121,7 +121,7 @@ def test_a_refusal_of_the_advice_is_shown_as_one_line():
     def recommend(**given):
         check_choice("adc", ["acd", "kd"], "method")
 
-    record = SimpleNamespace(metrics=dict(student_validation=0.5))
+    record = SimpleNamespace(metrics=dict(student_validation=0.5), params=dict(dataset="folder"))
     with pytest.raises(ValueError) as refused:
         run_cell("recommend(**", experiment="probe", record=record, given={}, recommend=recommend, short_errors=short_errors)
     assert refused.value._render_traceback_() == ["ValueError: method 'adc' is unknown: did you mean acd? choices are acd, kd"]

@@ -380,9 +380,9 @@ def test_own_images_with_twins_are_split_and_folded_together(tmp_path, store, pr
     for i in range(10):
         (folder / "cat" / f"copy{i}.png").write_bytes((folder / "cat" / f"{i}.png").read_bytes())
     (folder / "dog" / "wrong.png").write_bytes((folder / "cat" / "20.png").read_bytes())
-    deals, lessons, deal, train = [], [], tasks._deal, protocols.train_heads
+    deals, lessons, deal, train = [], [], tasks._deal, protocols.teach_heads
     monkeypatch.setattr(tasks, "_deal", lambda c, y, rows, twins: deals.append((deal(c, y, rows, twins), twins, len(y))) or deals[-1][0])
-    monkeypatch.setattr(protocols, "train_heads", lambda x, given, *a, **k: lessons.extend(given) or train(x, given, *a, **k))
+    monkeypatch.setattr(protocols, "teach_heads", lambda x, given, *a, **k: lessons.extend(given) or train(x, given, *a, **k))
     _, seen = warned(lambda: label_images("probe", "soft_ce", data=folder, folds=3, **probe))
     (parts, twins, learning), = deals
     assert len(twins) == 71 and (twins != np.arange(71)).sum() == 11 and (twins[learning:] >= learning).all()
@@ -480,7 +480,7 @@ def test_a_column_without_twins_counts_the_others(monkeypatch):
     from w2snb.sheets import accuracy_cells, in_training
     from w2snb.sources import find_parts
 
-    monkeypatch.setattr(sheets, "two_way", lambda *_: None)  # the interval of another column
+    monkeypatch.setattr(sheets, "two_way", lambda *_, **__: None)  # the interval of another column
     (part,) = find_parts("cifar100_short")
     row, twins = part.rows[0], in_training("cifar100", 10_000)
     assert 0 < len(twins) < 100
@@ -494,7 +494,7 @@ def test_only_tables_of_the_whole_test_set_have_that_column(monkeypatch):
     from w2snb.sheets import accuracy_cells, in_training
     from w2snb.sources import find_parts
 
-    monkeypatch.setattr(sheets, "two_way", lambda *_: None)
+    monkeypatch.setattr(sheets, "two_way", lambda *_, **__: None)
     (part,) = find_parts("digits_losses")
     assert "without twins" not in accuracy_cells(part.rows[0])
     assert len(in_training("cifar100", 5_000)) == len(in_training("digits", 500)) == 0

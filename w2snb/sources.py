@@ -101,8 +101,8 @@ def _said(changed: dict) -> str:
     return ', '.join(f'{k}={v:g}' if isinstance(v, float) else f'{k}={v}' for k, v in changed.items())
 
 def _of_method(params: dict) -> tuple:
-    "Names of the parameters that belong to the setting of a method: in a probe its learning rate, too."
-    return getattr(TASKS.get(task_name(params)), 'Config', Config).of_method  # a task may not be known here
+    "Names of the parameters that tell rows apart: those of a method, in a probe its learning rate, too, and the weak labels."
+    return *getattr(TASKS.get(task_name(params)), 'Config', Config).of_method, 'weak_labels', 'rounds'  # a task may not be known
 
 # %% ../nbs/13a_sources.ipynb #17069da6
 def row_name(
