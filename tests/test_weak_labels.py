@@ -7,11 +7,14 @@ from PIL import Image
 
 from w2snb.experiments import EXPERIMENTS, resolve, run, run_many
 from w2snb.labels import COMBINE, WEAK_LABELS, register_combine, register_weak_labels
+from w2snb.plans import plan_jobs
+from w2snb.reports import summarize
+from w2snb.sources import row_name
+from w2snb.tables import Table, table_requests
 
 PROBE = "digits-random_cnn_from_pixels"
 SHORT = dict(device="cpu", progress=False)
 EPOCHS = {PROBE: 2, "digits": 1}
-pytestmark = pytest.mark.quick
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,7 @@ def test_several_teachers(one, experiment, others):
     assert one(experiment, teacher=[first]).to_json() == one(experiment).to_json()
 
 
+@pytest.mark.quick
 def test_a_chain(one):
     """A student in between teaches the last; through the student's own backbone it is the student of the teacher."""
     chain = one(PROBE, rounds=["digits_random_cnn"])
@@ -139,6 +143,7 @@ REFUSED = {
 }  # fmt: skip
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("experiment, how, sentence", REFUSED.values(), ids=REFUSED)
 def test_one_sentence(experiment, how, sentence, store):
     with pytest.raises(ValueError) as error:
@@ -150,6 +155,7 @@ def half(l):
     return l.only(range(len(l.logits) // 2))
 
 
+@pytest.mark.quick
 def test_a_users_rule_and_what_it_does_are_in_the_id(one):
     """Known to runs at once; the same name for another rule makes another run."""
     register_weak_labels("mine")(half)
@@ -163,3 +169,15 @@ def test_a_users_rule_and_what_it_does_are_in_the_id(one):
         assert alone.correct["student"] == one(PROBE).correct["student"]
     finally:
         del WEAK_LABELS["mine"], COMBINE["least"]
+
+
+def test_rules_in_tables_and_sweeps(one):
+    """Rows of a table are told apart by their rule and share teacher and ceiling; a sweep plans each rule as a run of its own."""
+    rules = ("as_is", "hard", "uniform(.4)")
+    records = [one(PROBE, seed=s, weak_labels=w) for w in rules for s in (0, 1)]
+    table = summarize(records, name=row_name)
+    assert list(table.index) == ["soft_ce", "soft_ce, weak_labels=hard", "soft_ce, weak_labels=uniform(0.4)"]
+    assert len({str(i) for i in table["teacher"]}) == len({str(i) for i in table["ceiling"]}) == 1
+    asked = Table("rules", "Rules", (PROBE,), tuple(dict(method="soft_ce", weak_labels=w) for w in (*rules, "uniform(0.40)")), (0, 1), None)
+    planned = [run.given["weak_labels"] for job in plan_jobs(table_requests(asked)) for run in job.runs]
+    assert sorted(planned) == sorted(2 * rules), "two spellings of one rule are one run"
