@@ -49,7 +49,7 @@ def test_ids_follow_from_parameters_and_data(path):
         known = r.provenance.get("data") or (digits_key() if config.dataset == "digits" else KEYS[name])
         data = SimpleNamespace(key=known)  # older records do not say what they were computed from
         assert config.plain() == r.params and run_id(config, data) == r.id
-    others = [replace(config, seed=config.seed + 1), replace(config, weak_labels="hard"), replace(config, teacher=("a", "b"))]
+    others = [replace(config, seed=config.seed + 1), replace(config, weak_labels="asymmetric(0.1)"), replace(config, teacher=("a", "b"))]
     assert len({r.id, run_id(config, SimpleNamespace(key="other")), *(run_id(c, data) for c in others)}) == 5
 
 
