@@ -285,6 +285,7 @@ def test_only_a_solved_run_may_lack_a_history(shared):
         Record.model_validate(solved | dict(params=solved["params"] | dict(lr=1e-3)))
 
 
+@pytest.mark.quick
 def test_images_are_relabelled_by_solved_students(shared):
     options = dict(epochs=1, device="cpu", progress=False, folds=3, store=shared)
     labels = label_images(PROBE, "prototypes", **options)

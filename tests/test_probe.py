@@ -333,6 +333,7 @@ def test_images_of_ones_own_with_a_backbone(own_images, store):
     assert {"teacher", "student", "student_alone", "ceiling"} == set(record.correct)
 
 
+@pytest.mark.quick
 def test_recommendation_for_images_of_ones_own(own_images, store):
     from w2snb.experiments import recommend
 

@@ -40,6 +40,7 @@ def digits_key():
     return load_task(resolve("digits", "acd"), resolve_device("cpu")).key
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("path", ALL, ids=lambda p: p.name)
 def test_ids_follow_from_parameters_and_data(path):
     """Those of all committed records, whatever their task; any other parameter, or other data, make another."""

@@ -1,5 +1,6 @@
 """What is done to a teacher's labels, and several teachers as one: by a run's parameters, in both tasks."""
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,6 +139,7 @@ REFUSED = {
     "true labels of every view": ("digits-cnn_from_cnn", dict(teacher="truth"), "this needs labels that are given once"),
     "features of several": ("digits-cnn_from_cnn", dict(method="fitnet", teacher="digits_cnn,digits_small_cnn"),
                             "method fitnet compares features with those of one teacher; teacher names 2"),
+    "no component": (PROBE, dict(teacher="principal(0)"), "backbone 'principal(0)' is unknown"),
     "no such components": (PROBE, dict(teacher="principal(many)"), "backbone 'principal(many)' is unknown"),
     "too many components": (PROBE, dict(teacher="principal(800)"), "teacher='principal(800)': k=800: there are 96 components"),
 }  # fmt: skip
@@ -169,6 +171,29 @@ def test_a_users_rule_and_what_it_does_are_in_the_id(one):
         assert alone.correct["student"] == one(PROBE).correct["student"]
     finally:
         del WEAK_LABELS["mine"], COMBINE["least"]
+
+
+@pytest.mark.parametrize("wrong, sentence", [
+    (lambda l: l.logits[:5], "gives [5, 10] for labels of [648, 10]"),
+    (lambda l: l.only([]), "leaves none of the student's 648 images"),
+])  # fmt: skip
+def test_what_a_rule_gives_is_checked(one, wrong, sentence):
+    register_weak_labels("wrong")(wrong)
+    try:
+        with pytest.raises(ValueError) as error:
+            one(PROBE, weak_labels="wrong")
+        assert str(error.value) == "weak_labels='wrong' " + sentence
+    finally:
+        del WEAK_LABELS["wrong"]
+
+
+def test_teachers_with_commas_in_a_plan(tmp_path, monkeypatch):
+    """Each of several files is named from the root on, for processes that work elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.csv", "b.csv"):
+        Path(name).write_text("file,class\nx.png,a\n")
+    (job,) = plan_jobs([dict(experiment="probe", methods=["soft_ce"], seeds=[0], student="cifar_pixels", teacher="a.csv,b.csv")])
+    assert job.runs[0].given["teacher"] == [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]
 
 
 def test_rules_in_tables_and_sweeps(one):

@@ -126,8 +126,8 @@ def added_code(
 ) -> dict: # name -> its code
     "What a user has added and a run uses: networks, a loss, a rule for weak labels, a way to combine teachers, a task."
     rule, _ = read_weak_labels(config.weak_labels)
-    things = {n: NETWORKS.get(n) for n in (*config.teachers, config.student)} | {
-        rule.name: rule.apply, config.combine: COMBINE[config.combine], config.task: type(TASKS[config.task])}
+    things = {n: NETWORKS.get(n) for n in (*config.teachers, config.student)} | {config.task: type(TASKS[config.task])}
+    things |= {f'weak_labels {rule.name}': rule.apply, f'combine {config.combine}': COMBINE[config.combine]}
     if not (m := get_method(config.method)).builtin: things[m.name] = m.loss or m.solve
     return {n: t for n, thing in things.items() if (t := source_of_added(thing))}
 
@@ -266,7 +266,7 @@ def teacher_fields(
 ) -> dict: # fields of `Config`
     "Who teaches a run with which labels; refuses what cannot be read."
     def pick(name): return getattr(experiment, name, LATER.get(name)) if (v := getattr(options, name)) is None else v
-    listed = lambda v: v if isinstance(v, str) else tuple(v)
+    listed = lambda v: v if isinstance(v, str) else tuple(v) if len(v) != 1 else v[0]
     found = dict(teacher=listed(pick('teacher')), combine=check_choice(pick('combine'), COMBINE, 'combine'),
                  weak_labels=check_weak_labels(pick('weak_labels')), rounds=listed(pick('rounds')))
     if isinstance(found['rounds'], str): found['rounds'] = (found['rounds'],)
@@ -287,7 +287,10 @@ def taught_labels(
     everything = torch.arange(len(logits), device=logits.device)
     if config.weak_labels == 'as_is': return logits, everything
     weak = apply_weak_labels(config.weak_labels, logits, generator(config.teacher_seed, 'weak_labels'), y, ceiling)
+    if weak.shape != logits.shape:
+        raise ValueError(f"weak_labels={config.weak_labels!r} gives {list(weak.shape)} for labels of {list(logits.shape)}")
     kept = everything[~weak[:, 0].isnan()]
+    if not len(kept): raise ValueError(f"weak_labels={config.weak_labels!r} leaves none of the student's {len(logits)} images")
     return weak[kept], kept
 
 def label_metrics(

@@ -256,8 +256,8 @@ def _commit(root) -> str | None:
 
 # %% ../nbs/00_core.ipynb #ecddc01c
 # modules that can change a result
-CODE = ('core', 'methods', 'imitation', 'confidence', 'divergences', 'features', 'data', 'augmentation', 'networks',
-        'deep_networks', 'light_networks', 'models', 'recipes', 'processes', 'checkpoints', 'train', 'evaluate', 'metrics',
+CODE = ('core', 'methods', 'imitation', 'confidence', 'divergences', 'features', 'closed_form', 'data', 'augmentation',
+        'networks', 'deep_networks', 'light_networks', 'models', 'recipes', 'processes', 'checkpoints', 'train', 'evaluate', 'metrics',
         'contract', 'runs', 'frozen', 'heads', 'labels', 'label_files', 'tasks', 'probe', 'protocols', 'experiments')
 
 @functools.cache

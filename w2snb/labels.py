@@ -237,7 +237,7 @@ def check_weak_labels(
     made_up = torch.eye(4).repeat(2, 1)
     try: apply_weak_labels(text, made_up, generator(0, 'weak_labels'), made_up.argmax(-1), lambda: made_up)
     except (ValueError, TypeError) as e: raise ValueError(f"weak_labels={shown_value(text)}: {e}") from None
-    shown = ', '.join(v if isinstance(v, str) else f'{v:g}' for v in values)
+    shown = ', '.join(v if isinstance(v, str) else f'{v:.12g}' for v in values)
     return f'{rule.name}({shown})' if values else rule.name
 
 def apply_weak_labels(
@@ -258,7 +258,9 @@ COMBINE: dict[str, Callable] = {} # name -> function of logits [t, n, c] of t te
 
 def register_combine(name: str) -> Callable: # a decorator of the function
     "Make a way to combine teachers available by name."
-    def register(combine): return COMBINE.setdefault(name, combine)
+    def register(combine):
+        COMBINE[name] = combine
+        return combine
     return register
 
 register_combine('mean')(lambda logits: ensemble_logits(list(logits)))
@@ -275,5 +277,8 @@ def combine_logits(
     there, combined = ~stacked[..., 0].isnan(), torch.full_like(stacked[0], float('nan'))  # [t, n], [n, c]
     for who in there.unique(dim=1).T:  # teachers that give a label
         rows = (there == who[:, None]).all(0)
-        if who.any(): combined[rows] = act(stacked[who][:, rows])
+        if not who.any(): continue
+        if (one := act(stacked[who][:, rows])).shape != (n := combined[rows]).shape:
+            raise ValueError(f"combine={combine!r} gives {list(one.shape)} for labels of {list(n.shape)}")
+        combined[rows] = one
     return combined

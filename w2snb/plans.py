@@ -23,6 +23,7 @@ from .label_files import is_labels_file
 from .locks import living
 from .losses import get_method
 from .protocols import COMPARED
+from .parameters import separate_names
 from .records import Record, Store, read_records
 from .tables import TABLES, table_requests
 
@@ -93,13 +94,13 @@ def _absolute(given: dict) -> dict:
     paths = {k: absolute(given[k]) for k in ('data', 'weights', 'store') if given.get(k)}
     if use := ','.join(map(str, addition_paths(given.get('use')))): paths['use'] = use
     if not (teacher := given.get('teacher')): return given | paths
-    each = [absolute(t) if is_labels_file(t) else t for t in ([teacher] if isinstance(teacher, str) else teacher)]
-    return given | paths | dict(teacher=each[0] if isinstance(teacher, str) else each)
+    each = [absolute(t) if is_labels_file(t) else t for t in separate_names(teacher)]
+    return given | paths | dict(teacher=each[0] if len(each) == 1 else each)
 
 def _planned(given: dict, seeds: list) -> tuple: # a configuration; seed -> `PlannedRun`
     "The runs of one method under all seeds."
     first, other = (resolve(**given, seed=s) for s in (seeds[0], seeds[0] + 1))
-    if not (m := get_method(first.method)).builtin and not is_addition(m.loss):
+    if not (m := get_method(first.method)).builtin and not is_addition(m.loss or m.solve):
         raise ValueError(f"method {first.method} is not from the package: other processes do not know it; write it to a file "
                          "and name that with use=<file> (--use <file>), or use experiments.run_many")
     where = [given.get(k) or os.environ.get(f'W2SNB_{k.upper()}') for k in ('data', 'weights')]

@@ -23,7 +23,7 @@ from .data import (DATASETS, ImageSet, first_twins, keep_together, load_images, 
                        warn_of_twins)
 from .evaluate import accuracy
 from .label_files import is_labels_file, read_labels_table, weak_labels
-from .labels import class_logits, combine_logits
+from .labels import COMBINE, class_logits, combine_logits
 from .locks import Lock
 from .losses import Method, get_method, method_loss
 from .metrics import answers
@@ -300,7 +300,7 @@ class Several(nn.Module):
         super().__init__()
         self.networks, self.combine = nn.ModuleList(networks), combine
 
-    def forward(self, x: Tensor) -> Tensor: return combine_logits([net(x) for net in self.networks], self.combine)
+    def forward(self, x: Tensor) -> Tensor: return COMBINE[self.combine](torch.stack([net(x) for net in self.networks]))
 
 def _teacher_logits(run: Run, fits: dict, index: Tensor | None = None) -> Tensor: # [n, c]
     "Logits of the teacher for some of the images; None: for the test images."

@@ -30,7 +30,7 @@ def components(
 ) -> int | None: # of 'principal(16)' 16; None for other teachers
     "How many principal components of the student's features a teacher sees."
     match = re.fullmatch(r'principal\((\d+)\)', teacher)
-    return int(match[1]) if match else None
+    return int(match[1]) if match and int(match[1]) else None
 
 def needs_features(
     teacher: str,
