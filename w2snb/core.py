@@ -256,9 +256,10 @@ def _commit(root) -> str | None:
 
 # %% ../nbs/00_core.ipynb #ecddc01c
 # modules that can change a result
-CODE = ('core', 'methods', 'imitation', 'confidence', 'divergences', 'features', 'closed_form', 'data', 'augmentation',
-        'networks', 'deep_networks', 'light_networks', 'models', 'recipes', 'processes', 'checkpoints', 'train', 'evaluate', 'metrics',
-        'contract', 'runs', 'frozen', 'heads', 'labels', 'label_files', 'tasks', 'probe', 'protocols', 'experiments')
+CODE = ('core', 'methods', 'imitation', 'confidence', 'divergences', 'features', 'closed_form', 'data',
+        'augmentation', 'networks', 'deep_networks', 'light_networks', 'models', 'recipes', 'processes',
+        'checkpoints', 'train', 'evaluate', 'metrics', 'contract', 'runs', 'frozen', 'heads', 'labels',
+        'label_files', 'tasks', 'probe', 'protocols', 'experiments')
 
 @functools.cache
 def code_hashes() -> dict: # module -> hash of its text, as of the first call
