@@ -173,6 +173,15 @@ def test_a_users_rule_and_what_it_does_are_in_the_id(one):
         del WEAK_LABELS["mine"], COMBINE["least"]
 
 
+def test_a_run_differs_from_an_experiment_with_a_rule_of_its_own(one, monkeypatch):
+    """What is as usual is named where the experiment has something else."""
+    monkeypatch.setitem(EXPERIMENTS, "hard", replace(EXPERIMENTS[PROBE], name="hard", weak_labels="hard"))
+    monkeypatch.setitem(EPOCHS, "hard", 2)
+    own, usual = one("hard"), one("hard", weak_labels="as_is")
+    assert [row_name(own), row_name(usual)] == ["soft_ce", "soft_ce, weak_labels=as_is"]
+    assert row_name(one(PROBE, rounds="digits_pixels")) == "soft_ce, rounds=digits_pixels"
+
+
 @pytest.mark.parametrize("wrong, sentence", [
     (lambda l: l.logits[:5], "gives [5, 10] for labels of [648, 10]"),
     (lambda l: l.only([]), "leaves none of the student's 648 images"),

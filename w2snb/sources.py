@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from .contract import TASKS, Config, task_name
+from .contract import LATER, TASKS, Config, task_name
 from .core import check_choice, content_hash, project_root, shown_path
 from .experiments import EXPERIMENTS, is_as_registered, resolve
 from .index import find_records, store_index
@@ -83,9 +83,9 @@ def changes(
 ) -> dict: # name -> value, but for the method and its parameters
     "What differs from the experiment as it is registered."
     if params['experiment'] not in EXPERIMENTS: return {}
-    standard = _flat(_standard(params['experiment'], params['method']))
+    standard = LATER | _flat(_standard(params['experiment'], params['method']))
     if params.get('recipe') in RECIPES: standard |= RECIPES[params['recipe']].plain()  # another one is named, not spelt out
-    return {k: v for k, v in _flat(params).items() if v != standard.get(k)}
+    return {k: v for k, v in (LATER | _flat(params)).items() if v != standard.get(k)}
 
 @functools.cache
 def _standard(experiment: str, method: str) -> dict:
@@ -98,7 +98,8 @@ def made_of(record: Record) -> str: # empty where an old record does not say
     return content_hash([p['data'], p['result_versions']], 8) if 'result_versions' in p else ''
 
 def _said(changed: dict) -> str:
-    return ', '.join(f'{k}={v:g}' if isinstance(v, float) else f'{k}={v}' for k, v in changed.items())
+    def shown(v): return f'{v:g}' if isinstance(v, float) else '+'.join(v) if isinstance(v, (list, tuple)) and v else v
+    return ', '.join(f'{k}={shown(v)}' for k, v in changed.items())
 
 def _of_method(params: dict) -> tuple:
     "Names of the parameters that tell rows apart: those of a method, in a probe its learning rate, too, and the weak labels."
