@@ -134,7 +134,7 @@ REFUSED = {
     "twice": ("digits", dict(teacher="digits_linear,digits_linear"), "teacher='digits_linear,digits_linear' names a teacher twice"),
     "nothing after a comma": (PROBE, dict(teacher="digits_pixels,"), "names are texts, with a comma between two of them"),
     "a backbone for a network": ("digits", dict(teacher="squeezenet1_1@64"), "network 'squeezenet1_1@64' is unknown"),
-    "rounds of networks": ("digits", dict(rounds="digits_cnn"), "digits trains networks, and rounds is for linear probes"),
+    "rounds of networks": ("digits", dict(rounds="digits_cnn"), "rounds='digits_cnn': digits trains networks, which have no rounds"),
     "every view": ("digits-cnn_from_cnn", dict(weak_labels="hard"), "the teacher labels every augmented view"),
     "true labels of every view": ("digits-cnn_from_cnn", dict(teacher="truth"), "this needs labels that are given once"),
     "features of several": ("digits-cnn_from_cnn", dict(method="fitnet", teacher="digits_cnn,digits_small_cnn"),

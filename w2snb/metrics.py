@@ -57,7 +57,6 @@ class MetricGroup:
     "Some numbers about the answers to one test."
     name: str
     measure: Callable # (role -> `Answers`, supervision) -> name -> fraction
-    schema: int = 1 # raised when the same names come to mean something else
     needs_labels: bool = True # true classes
     ranges: dict = field(default_factory=dict) # name -> (lowest, highest) or None for no limit; not named: a fraction
 
@@ -66,13 +65,12 @@ GROUPS: dict[str, MetricGroup] = {}
 # %% ../nbs/05g_metrics.ipynb #0293030f
 def register_metrics(
     name: str, # of the group
-    schema: int = 1,
     needs_labels: bool = True, # leave it out where the true classes are unknown
     ranges: dict | None = None, # name -> (lowest, highest), where a number is no fraction; None: no limit
 ) -> Callable: # a decorator of the measuring function
     "Measure something more of every run; its names appear in the records made from now on."
     def register(measure):
-        GROUPS[name] = MetricGroup(name, measure, schema, needs_labels, ranges or {})
+        GROUPS[name] = MetricGroup(name, measure, needs_labels, ranges or {})
         return measure
     return register
 

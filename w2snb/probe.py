@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .contract import LATER, Outcome, Task, label_metrics, named_history, register_task, taught_labels, teacher_fields
+from .contract import (Outcome, Task, as_names, gives_labels, label_metrics, named_history, picked, register_task,
+                            taught_labels, teacher_fields)
 from .core import RESULT_VERSION, array_hash, code_hashes, content_hash, shown_value
 from .evaluate import accuracy, pgr
 from .frozen import get_backbone
@@ -26,7 +27,7 @@ from .labels import combine_logits, principal_projection
 from .losses import get_method
 from .metrics import answers
 from .records import Store, shared_fit
-from .tasks import ProbeConfig, ProbeData, components, load_probe, needs_features, needs_gold, with_seed
+from .tasks import ProbeConfig, ProbeData, components, load_probe, needs_features, with_seed
 from .train import Fit, as_shares
 
 # %% ../nbs/06d_probe.ipynb #2fd6e49d
@@ -116,7 +117,7 @@ def shared_heads(
     "Teacher, student alone and ceiling, which the runs of all methods have in common."
     gold = len(task.parts['gold']) > 0
     def labeller(name):
-        if gold and needs_gold(name): return _labelled_head(config, task, store, 'gold', force, name)
+        if gold and not gives_labels(name): return _labelled_head(config, task, store, 'gold', force, name)
         logits = _view(config, task, name)
         _check_own_logits(config, task, name, logits)
         return logits
@@ -266,17 +267,15 @@ def _alike(lots: list, together: int | None) -> list[list]:
 # %% ../nbs/06d_probe.ipynb #9c9319da
 def _resolve(e, m, options, params: dict) -> ProbeConfig:
     "`ProbeExperiment`, `Method`, `Parameters` and the method's own as a configuration."
-    for k in ('recipe', 'bn_chunk', 'num_processes', 'compile', 'images_on_device'):
-        if v := getattr(options, k): raise ValueError(f"{k}={v!r}: {e.name} trains linear heads, which have no {k}")
     if options.supervision not in (None, 'teacher'):
         raise ValueError(f"supervision={options.supervision!r}: in {e.name} the student sees the teacher's labels only")
     if not m.uses_teacher or m.needs: raise ValueError(f"method {m.name} has no place in {e.name}: a linear student there sees "
                                                        "logits of the teacher only; use hard_ce for its hard labels")
     if m.solve and options.lr is not None:
         raise ValueError(f"lr={options.lr!r}: method {m.name} is solved in closed form and has no lr; leave it out")
-    def pick(name): return getattr(e, name, LATER.get(name)) if getattr(options, name) is None else getattr(options, name)
+    def pick(name): return picked(e, options, name)
     teaching = teacher_fields(e, options)
-    teachers = (teaching['teacher'],) if isinstance(teaching['teacher'], str) else teaching['teacher']
+    teachers = as_names(teaching['teacher'])
     for t in teachers:
         if needs_features(t) and os.path.isfile(t):
             raise ValueError(f"teacher={shown_value(t)}: by its ending this is no file of labels; those end in "
@@ -295,6 +294,9 @@ def _resolve(e, m, options, params: dict) -> ProbeConfig:
 @register_task
 class Probe(Task):
     "Linear heads on frozen features."
+    students = 'linear heads'
+    options = ('teacher', 'combine', 'weak_labels', 'rounds', 'student', 'supervision', 'epochs', 'lr', 'reference_lr',
+               'train_size', 'precision')
     name, Config, side_by_side, reads_weights, linear = 'probe', ProbeConfig, True, True, True
     versions = {part: RESULT_VERSION[part] for part in ('data', 'metrics', 'probe')}
 

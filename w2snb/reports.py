@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .contract import task_name
 from .core import check_choice, resolve_device, shown_number, write_atomic
-from .experiments import EXPERIMENTS, is_as_registered, published, resolve
+from .experiments import is_as_registered, published
 from .intervals import Interval, holm, p_value, pgr_interval, two_way
 from .label_files import is_labels_file
 from .losses import METHODS, weight_range

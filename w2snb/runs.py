@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoints import Checkpoints
-from .contract import (Config, Outcome, Place, Task, TaskData, label_metrics, named_history, register_task, run_id,
-                            source_of_added, taught_labels, teacher_fields)
-from .core import RESULT_VERSION, array_hash, check_choice, code_hashes, content_hash, first_line, generator, seeded, shown_value
+from .contract import (Config, Outcome, Place, Task, TaskData, as_names, gives_labels, label_metrics, named_history, picked,
+                            register_task, run_id, source_of_added, taught_labels, teacher_fields)
+from .core import RESULT_VERSION, array_hash, check_choice, code_hashes, content_hash, first_line, generator, seeded
 from .data import (DATASETS, ImageSet, first_twins, keep_together, load_images, normalise, stratified_split, to_float,
                        warn_of_twins)
 from .evaluate import accuracy
@@ -59,7 +59,7 @@ class EndToEndConfig(Config):
     @property
     def networks(self) -> list: # names
         "Teachers that are networks; the others give labels as they are."
-        return [t for t in self.teachers if t != 'truth' and not is_labels_file(t)]
+        return [t for t in self.teachers if not gives_labels(t)]
 
 # %% ../nbs/05i_runs.ipynb #a8fdbb49
 @dataclass(kw_only=True)
@@ -392,14 +392,10 @@ def _check_method(m: Method, supervision: str, heard: str):
         raise ValueError(f"method {m.name} needs true labels: use supervision='teacher+labels'")
 
 # %% ../nbs/05i_runs.ipynb #6a76e4fb
-def _check_teaching(e, method: Method, teaching: dict, reference_lr: float | None):
+def _check_teaching(e, method: Method, teaching: dict):
     "Refuse what trained networks cannot learn from."
-    if teaching['rounds'] or reference_lr:
-        name = 'rounds' if teaching['rounds'] else 'reference_lr'
-        raise ValueError(f"{name}={shown_value(teaching.get(name, reference_lr))}: {e.name} trains networks, and {name} is for "
-                         "linear probes")
-    teachers = (teaching['teacher'],) if isinstance(teaching['teacher'], str) else teaching['teacher']
-    once = [t for t in teachers if t == 'truth' or is_labels_file(t)]
+    teachers = as_names(teaching['teacher'])
+    once = [t for t in teachers if gives_labels(t)]
     for t in teachers:
         if t not in once: check_network(t)
     if e.heard == 'view' and (once or teaching['weak_labels'] != 'as_is'):
@@ -413,10 +409,10 @@ def _check_teaching(e, method: Method, teaching: dict, reference_lr: float | Non
 def _resolve(e, method: Method, options, params: dict) -> EndToEndConfig:
     "`Experiment`, `Method`, `Parameters` and the method's own as a configuration."
     recipe = check_choice(options.recipe or e.recipe, RECIPES, 'recipe')
-    def pick(name): return getattr(e, name) if getattr(options, name) is None else getattr(options, name)
+    def pick(name): return picked(e, options, name)
     _check_method(method, pick('supervision'), e.heard)
     teaching = teacher_fields(e, options)
-    _check_teaching(e, method, teaching, options.reference_lr)
+    _check_teaching(e, method, teaching)
     changes = {k: getattr(options, k) for k in ('epochs', 'lr') if getattr(options, k) is not None}
     if 'lr' in changes: changes['lr_light'] = None  # a given rate holds for all networks
     training = replace(RECIPES[recipe], **changes | _chunks(options, RECIPES[recipe]))
@@ -432,7 +428,9 @@ def _resolve(e, method: Method, options, params: dict) -> EndToEndConfig:
 @register_task
 class EndToEnd(Task):
     "Networks trained on images."
-    name, Config = 'end_to_end', EndToEndConfig
+    name, Config, students = 'end_to_end', EndToEndConfig, 'networks'
+    options = ('teacher', 'combine', 'weak_labels', 'student', 'supervision', 'recipe', 'epochs', 'lr', 'train_size', 'bn_chunk',
+               'num_processes', 'precision', 'compile', 'images_on_device')
     versions = {part: RESULT_VERSION[part] for part in ('data', 'train', 'metrics')}
 
     def resolve(self, experiment, method, options, params): return _resolve(experiment, method, options, params)

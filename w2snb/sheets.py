@@ -11,7 +11,7 @@ __all__ = ['BEST', 'TWINS', 'COLUMNS', 'MARKS', 'Cell', 'interval_cell', 'in_tra
 # %% ../nbs/13b_sheets.ipynb #ca359107
 import functools, json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
