@@ -5,30 +5,25 @@
 # %% auto #0
 __all__ = ['LATER', 'TASKS', 'as_names', 'Config', 'TaskData', 'run_id', 'added_code', 'source_of_added', 'Place', 'Outcome',
            'named_history', 'Task', 'register_task', 'task_name', 'gives_labels', 'picked', 'teacher_fields',
-           'taught_labels', 'label_metrics', 'run_status', 'measure', 'make_record', 'find_record', 'with_claims',
-           'compute_batch', 'load_all', 'compute_runs', 'id_of', 'train_by_team']
+           'taught_labels', 'label_metrics']
 
 # %% ../nbs/05h_contract.ipynb #66017962
-import inspect, itertools, json, time, warnings
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .additions import used_additions
-from .core import changed_since, check_choice, content_hash, generator, provenance, shown_number, shown_path
-from .evaluate import accuracy, pack_hits
+from .core import check_choice, content_hash, generator, shown_number
+from .evaluate import accuracy
 from .label_files import is_labels_file
 from .labels import COMBINE, apply_weak_labels, check_weak_labels, read_weak_labels
-from .locks import Busy, Claims
-from .losses import METHODS, Method, get_method
-from .metrics import metrics_of, own_ranges
+from .losses import get_method
 from .networks import NETWORKS
-from .processes import in_team, is_first
-from .records import Record, Store
+from .records import Store
 
 # %% ../nbs/05h_contract.ipynb #aca60d4e
 LATER = dict(weak_labels='as_is', combine='mean', rounds=(), reference_lr=1e-3)  # field -> its value before it existed
@@ -322,197 +317,3 @@ def label_metrics(
     rule, _ = read_weak_labels(config.weak_labels)
     found = {} if config.weak_labels == 'as_is' and not config.rounds else dict(weak_label_accuracy=accuracy(weak, y))
     return found | (dict(true_labels=images) if rule.simulates or 'truth' in config.teachers else {})
-
-# %% ../nbs/05h_contract.ipynb #f4f18729
-def run_status(diverged: list, metrics: dict, method: Method, params: dict, classes: int) -> tuple[str, str]:
-    "How the run ended, and one sentence if not well."
-    if diverged:
-        return 'diverged', f"diverged: the loss of the {diverged[-1].replace('_', ' ')} stopped being finite; try a lower lr"
-    student, teacher, ceiling = (metrics.get(f'{k}_effective_classes', 0.) for k in ('student', 'teacher', 'ceiling'))
-    if student >= teacher / 2: return 'ok', ''
-    advice = "it has learned too little: try more epochs or another lr"
-    if method.solve: advice = f"method {method.name} does not train: other parameters, or a surer teacher, may help"
-    if method.votes and params.get('alpha', 1) and ceiling > classes / 2:  # true labels do teach this network
-        less = ("a smaller tau or alpha, a ramp (ramp_fraction)" if 'ramp_fraction' in params
-                else "less weight on its own prediction")
-        advice = f"{less} or a surer teacher keeps its own vote from winning"
-    return 'collapsed', f"collapsed: the student says {student:.1f} classes where the teacher says {teacher:.1f}; {advice}"
-
-# %% ../nbs/05h_contract.ipynb #4aef8384
-def measure(
-    outcome: Outcome,
-    supervision: str,
-) -> tuple[dict, dict]: # metrics; [test_]role -> packed hits
-    "Metrics and hits of all tests: those of the first under their own name, of others as `<test>_<name>`."
-    metrics, correct = {}, {}
-    for i, (test, by_role) in enumerate(outcome.answers.items()):
-        name = lambda k: f'{test}_{k}' if i else k
-        metrics |= {name(k): v for k, v in metrics_of(by_role, supervision).items()}
-        correct |= {name(role): pack_hits(a.right) for role, a in by_role.items() if a.right is not None}
-    return metrics | {f'{k}_validation': v for k, v in outcome.validation.items()} | outcome.extra, correct
-
-# %% ../nbs/05h_contract.ipynb #44653423
-def _counted(numbers) -> list: # [n] -> pairs of a number and how often it stands there in a row
-    "Equal neighbours counted."
-    return [[value, len(list(same))] for value, same in itertools.groupby(torch.as_tensor(numbers).tolist())]
-
-def _own_facts(data: TaskData, outcome: Outcome) -> dict:
-    "Units, ranges of added metrics, files that were in use: nothing where there is none."
-    tests = {test: '' if i == 0 else test for i, test in enumerate(outcome.answers)}
-    units = {name: {k: _counted(v) for k, v in data.units[test].items()} for test, name in tests.items() if test in data.units}
-    facts = dict(units=units, metric_ranges=own_ranges(), additions=used_additions())
-    return {k: v for k, v in facts.items() if v}
-
-# %% ../nbs/05h_contract.ipynb #d9d6ba12
-def make_record(
-    config: Config,
-    data: TaskData,
-    outcome: Outcome,
-    about: dict, # provenance
-    seconds: float,
-) -> Record:
-    "The record of a run."
-    metrics, correct = measure(outcome, config.supervision)
-    status, message = run_status(list(outcome.diverged), metrics, get_method(config.method), config.method_params,
-                                 len(data.classes))
-    about = about | dict(data=data.source or data.key, result_versions=TASKS[config.task].versions) | outcome.about
-    about |= _own_facts(data, outcome)
-    return Record(
-        id=run_id(config, data), experiment=config.experiment, method=config.method, seed=config.seed, params=config.plain(),
-        metrics=metrics, history=outcome.history, correct=correct, status=status, message=message, provenance=about,
-        seconds=seconds, images_per_second=outcome.images_per_second)
-
-# %% ../nbs/05h_contract.ipynb #87bb8475
-def find_record(
-    store: Store,
-    id: str,
-    config: Config, # of the run with this id
-    progress: bool = False, # print a line about a record that is found
-) -> Record | None:
-    "A finished record, with a warning if the code has changed since; a user's own loss is never taken from the store."
-    record = store.get(id)
-    if record is None or record.status == 'failed': return None
-    known = record.method in METHODS
-    if not known or not _is_of(record, config):
-        reason = "its params are not those of its id" if known else f"its method {record.method!r} is unknown"
-        raise ValueError(f"{shown_path(store.path(id))} (delete it to run again) is not a valid record ({reason})")
-    if not METHODS[record.method].builtin: return None
-    if changed := changed_since(record.provenance.get('code', {})):
-        warnings.warn(f"this record is from the store and was computed before {changed} changed; force=True runs it again")
-    if progress:
-        print(f"{record.experiment}, {record.method}, seed {record.seed}: from store, computed {record.provenance['date'][:10]}")
-    return record
-
-# %% ../nbs/05h_contract.ipynb #6213aae4
-def _is_of(record: Record, config: Config) -> bool:
-    "Whether a record has the parameters of a configuration, but for those that are no part of its id."
-    plain, part = config.plain(), config.identity()
-    free = {k for k in plain if plain[k] != part.get(k)}
-    kept = lambda params: {k: v for k, v in params.items() if k not in free}
-    return kept(record.params) == json.loads(json.dumps(kept(plain)))
-
-# %% ../nbs/05h_contract.ipynb #c120d3e0
-def with_claims(
-    store: Store,
-    act: Callable, # (claims) -> anything
-):
-    "Do something that takes locks, from the start whenever another process holds one of them."
-    while True:
-        try:
-            with Claims(store.folder/'locks') as claims: return act(claims)
-        except Busy as other: busy = other
-        busy.wait()
-
-# %% ../nbs/05h_contract.ipynb #4475bc0a
-def compute_batch(
-    configs: list, # that `Task.batches` put together
-    data: dict, # `Config.common()` -> `TaskData`
-    place: Place,
-) -> list[Record]: # not yet in the store
-    "Train and measure; networks that are shared come from the store or go there."
-    start, task, about = time.perf_counter(), TASKS[configs[0].task], provenance(place.device)
-    for c in configs: task.check(c, data[c.common()])
-    alike = {c.common(): c for c in configs}
-    references = {k: task.references(c, data[k], place) for k, c in alike.items()}
-    outcomes = task.teach(configs, data, references, place)
-    seconds = place.spent + (time.perf_counter() - start) / len(configs)
-    return [make_record(c, data[c.common()], o, about, seconds) for c, o in zip(configs, outcomes, strict=True)]
-
-# %% ../nbs/05h_contract.ipynb #d7cf64b6
-def _claimed_batch(batch: dict, data: dict, place: Place) -> dict: # id -> configuration; id -> record
-    "A batch while no other process computes any of its runs."
-    def act(claims):
-        if not in_team():  # a team does the same together
-            for id in batch: claims.take(f'run-{id}')
-        find = lambda id: find_record(place.store, id, batch[id], place.progress)
-        there = {} if place.force else {id: r for id in batch if (r := find(id))}
-        left = {id: c for id, c in batch.items() if id not in there}
-        for record in compute_batch(list(left.values()), data, place) if left else ():
-            if place.save and is_first(): place.store.put(record)
-            there[record.id] = record
-        return there
-    return with_claims(place.store, act)
-
-# %% ../nbs/05h_contract.ipynb #7dbf746e
-def load_all(
-    configs: list,
-    place: Place,
-) -> dict: # `Config.common()` -> `TaskData`
-    "The data of all configurations, each once."
-    data = {}
-    for c in configs:
-        if (k := c.common()) not in data: data[k] = TASKS[c.task].load(c, place)
-    return data
-
-# %% ../nbs/05h_contract.ipynb #9f33ff59
-def compute_runs(
-    configs: list, # of one task
-    place: Place,
-) -> list[Record]: # in the order of the configurations
-    "Records of all configurations: those that are there, and the others computed batch by batch."
-    data = load_all(configs, place)
-    ids = [run_id(c, data[c.common()]) for c in configs]
-    wanted = dict(zip(ids, configs))
-    found = {id: r for id, c in wanted.items() if not place.force and (r := find_record(place.store, id, c, place.progress))}
-    left = {id: c for id, c in wanted.items() if id not in found}
-    if left: place.store.check_writable()
-    names = {id_of(c): id for id, c in left.items()}
-    for batch in TASKS[configs[0].task].batches(list(left.values()), place) if left else ():
-        found |= _claimed_batch({names[id_of(c)]: c for c in batch}, data, place)
-    return [found[id] for id in ids]
-
-# %% ../nbs/05h_contract.ipynb #4d621bd9
-def id_of(config: Config) -> str:
-    "A name for a configuration, without its data."
-    return content_hash(config.plain())
-
-# %% ../nbs/05h_contract.ipynb #40716cc5
-def train_by_team(
-    configs: list,
-    place: Place,
-    start: Callable, # starts the team and waits for it
-) -> float: # seconds a run
-    "Have a team of processes train what is missing; if nothing is, it is not started."
-    place.store.check_writable()
-    cpu = replace(place, device=torch.device('cpu'), kept={})  # a process that is to start others leaves the GPU alone
-    task, data = TASKS[configs[0].task], load_all(configs, cpu)
-    for c in configs: task.check(c, data[c.common()])
-    runs = {run_id(c, data[c.common()]): c for c in configs}
-    fits = sorted({id for c in configs for id in task.shared_ids(c, data[c.common()])})
-    def act(claims):
-        left = [id for id, c in runs.items() if place.force or not find_record(place.store, id, c)]
-        for id in left: claims.take(f'run-{id}')
-        for id in fits if left else ():
-            if place.force or not place.store.fit_path(id).exists(): claims.take(f'fit-{id}')
-        began = time.perf_counter()
-        if left: _start(start, place.force)
-        return (time.perf_counter() - began) / max(1, len(left))
-    return with_claims(place.store, act)
-
-# %% ../nbs/05h_contract.ipynb #299319aa
-def _start(start: Callable, force: bool):
-    "Start a team; Ctrl-C ends with a sentence on how it goes on."
-    try: start()
-    except KeyboardInterrupt:
-        how = "with force=True the next call starts anew" if force else "the same call goes on from the last checkpoint"
-        raise KeyboardInterrupt(f"stopped; {how}") from None

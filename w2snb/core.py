@@ -258,7 +258,7 @@ def _commit(root) -> str | None:
 # modules that can change a result
 CODE = ('core', 'methods', 'imitation', 'confidence', 'divergences', 'features', 'closed_form', 'data',
         'augmentation', 'networks', 'deep_networks', 'light_networks', 'models', 'recipes', 'processes',
-        'checkpoints', 'train', 'evaluate', 'metrics', 'contract', 'runs', 'frozen', 'heads', 'labels',
+        'checkpoints', 'train', 'evaluate', 'metrics', 'contract', 'computing', 'runs', 'frozen', 'heads', 'labels',
         'label_files', 'tasks', 'probe', 'protocols', 'experiments')
 
 @functools.cache

@@ -16,7 +16,8 @@ from typing import ClassVar
 import pandas as pd
 
 import w2snb.probe, w2snb.runs  # their tasks become available
-from .contract import TASKS, Config, Place, compute_runs, train_by_team
+from .computing import compute_runs, train_by_team
+from .contract import TASKS, Config, Place
 from .core import check_choice, default_store, project_root, resolve_device, shown_value
 from .data import data_folder
 from .losses import get_method

@@ -14,7 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .contract import Place, load_all
+from .computing import load_all
+from .contract import Place
 from .core import content_hash, generator, shown_value
 from .heads import Head, Lesson, feature_scale, teach_heads
 from .losses import get_method
