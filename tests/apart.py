@@ -5,7 +5,7 @@ import os
 FORKS = multiprocessing.get_context("forkserver")  # a process with threads, as pytest's, must not be forked: the copy may wait for ever
 FORKS.set_forkserver_preload([
     "pytest", "sklearn.datasets", "sklearn.linear_model", "sklearn.model_selection", "torch._dynamo", "torchmetrics.classification",
-    "torchvision", "timm", "pandas", "pyarrow.parquet", "w2snb.experiments", "w2snb.index",
+    "torchvision", "timm", "pandas", "pyarrow.parquet", "w2snb.experiments.running", "w2snb.results.index",
 ])  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """The whole campaign: kill -9 of kernels, drivers and Dask workers at random moments and at each named write.
 
-python tests/surviving.py OUT.csv [moments] [kinds ...] adds a line for each trial; nbs/reports/surviving.ipynb shows them.
+python tests/surviving.py OUT.csv [moments] [kinds ...] adds a line for each trial; nbs/findings/surviving.ipynb shows them.
 A trial is a sweep of two runs in a store of its own; what must hold afterwards is in tests/sweeping.py (`check`).
 """
 import csv
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import sweeping
 from sweeping import KILLER, check, kernels, result, wait_for
-from w2snb.experiments import run_many
-from w2snb.sweep import sweep
+from w2snb.experiments.running import run_many
+from w2snb.experiments.sweeps import sweep
 
 SHORT = dict(epochs=1, train_size=50, device="cpu")
 RUNS = dict(what="digits", methods=["soft_ce", "acd"], seeds=[0])

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from w2snb.plans import plan_jobs, read_state, record_of, requests
-from w2snb.records import Store
+from w2snb.experiments.plans import plan_jobs, read_state, record_of, requests
+from w2snb.results.records import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = ["epochs=1", "train_size=50", "device=cpu"]  # a run of a second or two
@@ -42,7 +42,7 @@ if _what: os.replace, os.open = _dying_replace, _dying_open
 
 def start(store, *words, what=WHAT, short=SHORT, **environment):
     """The command in a process of its own."""
-    command = [sys.executable, "-c", "from w2snb.sweep import main; main()", *what, *short, "--store", str(store), *words]
+    command = [sys.executable, "-c", "from w2snb.experiments.sweeps import main; main()", *what, *short, "--store", str(store), *words]
     env = os.environ | dict(OMP_NUM_THREADS="1", W2SNB_STORE=str(store)) | {k: str(v) for k, v in environment.items()}
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 

@@ -8,20 +8,20 @@ import torch
 
 from conftest import ROOT
 from w2snb import additions
-from w2snb.additions import use_additions
-from w2snb.contract import TASKS, added_code
-from w2snb.evaluate import pack_hits
-from w2snb.experiments import EXPERIMENTS, resolve, run
-from w2snb.intervals import two_way
+from w2snb.core.additions import use_additions
+from w2snb.tasks.contract import TASKS, added_code
+from w2snb.results.metrics import pack_hits
+from w2snb.experiments.running import EXPERIMENTS, resolve, run
+from w2snb.results.intervals import two_way
 from w2snb.losses import METHODS
-from w2snb.metrics import GROUPS
-from w2snb.networks import NETWORKS
-from w2snb.records import Record, Store
-from w2snb.regenerate import main as report_main
-from w2snb.reports import stacked_hits, stacked_units
-from w2snb.sheets import COLUMNS
-from w2snb.sweep import _command
-from w2snb.tables import TABLES
+from w2snb.results.metric_groups import GROUPS
+from w2snb.models.small import NETWORKS
+from w2snb.results.records import Record, Store
+from w2snb.reporting.regenerating import main as report_main
+from w2snb.reporting.figures import stacked_hits, stacked_units
+from w2snb.reporting.tables import COLUMNS
+from w2snb.experiments.sweeps import _command
+from w2snb.experiments.tables import TABLES
 
 EPISODES = "digits-episodes-random_cnn_from_pixels"
 ADDED = {  # what each addition of the notebook adds to which registry

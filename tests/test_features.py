@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from w2snb.features import FitnetAdapter, ReviewAdapter, context_loss, fitnet, relations, reviewkd, rkd
-from w2snb.methods import METHODS, method_loss
-from w2snb.models import KINDS, Taps, build_model, feature_shapes, feature_stages, pair_maps
-from w2snb.networks import Stages, count_parameters
+from w2snb.losses.features import FitnetAdapter, ReviewAdapter, context_loss, fitnet, relations, reviewkd, rkd
+from w2snb.losses.methods import METHODS, method_loss
+from w2snb.models.build import KINDS, Taps, build_model, feature_shapes, feature_stages, pair_maps
+from w2snb.models.small import Stages, count_parameters
 
 # student, teacher [6, 2], with value, norm of the gradient and its first row, in float64 from the paper's formulas
 HAND = dict(

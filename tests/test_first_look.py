@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-import w2snb.core
+import w2snb.core.files
 from conftest import ROOT
-from w2snb.core import StageLine, array_hash, check_choice, default_store, progress_bar, shown_path, stage_text
-from w2snb.data import canonical
-from w2snb.docs import last_unit
-from w2snb.label_files import read_labels_table
-from w2snb.pages import notebook_html
-from w2snb.parameters import check_parameters, notebook_parameters, short_errors
-from w2snb.records import Store, read_records
-from w2snb.reports import opening_code, run_table
+from w2snb.core.files import StageLine, array_hash, check_choice, default_store, progress_bar, shown_path, stage_text
+from w2snb.data.images import canonical
+from w2snb.reporting.docs import last_unit
+from w2snb.data.label_files import read_labels_table
+from w2snb.reporting.pages import notebook_html
+from w2snb.experiments.parameters import check_parameters, notebook_parameters, short_errors
+from w2snb.results.records import Store, read_records
+from w2snb.reporting.figures import opening_code, run_table
 
 REPORTS = sorted((ROOT / "nbs" / "reports").glob("*.ipynb"))
 
@@ -130,7 +130,7 @@ def test_a_refusal_of_the_advice_is_shown_as_one_line():
 def test_no_advice_says_why(executed):
     assert outputs(executed[0], "why_no_advice(record)") == [
         "No advice: methods are compared after a run of experiment `probe` on images of your own; for registered "
-        "experiments `nbs/reports/` compares them over many seeds."]
+        "experiments `nbs/findings/` compares them over many seeds."]
 
 
 @pytest.mark.parametrize("given, sentence", [
@@ -195,7 +195,7 @@ def test_progress_suits_the_place(monkeypatch, shell, front_end, kind):
     import tqdm.notebook
     import tqdm.std
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
-    monkeypatch.setattr(w2snb.core, "_has_front_end", lambda shell: front_end)
+    monkeypatch.setattr(w2snb.core.files, "_has_front_end", lambda shell: front_end)
     kinds = dict(std=tqdm.std.tqdm, line=StageLine, notebook=tqdm.notebook.tqdm)
     assert type(progress_bar(total=1, disable=True, file=io.StringIO())) is kinds[kind]
 
@@ -212,7 +212,7 @@ def test_a_front_end_is_known_by_its_mark(monkeypatch, here, parent, variables, 
     for k, v in here.items():
         monkeypatch.setenv(k, v)
     monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(parent=lambda: SimpleNamespace(environ=lambda: parent)))
-    assert w2snb.core._has_front_end(SimpleNamespace(user_ns=variables)) is seen
+    assert w2snb.core.files._has_front_end(SimpleNamespace(user_ns=variables)) is seen
 
 
 @pytest.mark.parametrize("path", REPORTS, ids=lambda p: p.stem)

@@ -13,9 +13,9 @@ from PIL import Image
 
 from conftest import ROOT
 from w2snb import data, frozen
-from w2snb.data import _decode, from_folder, from_parquet, keep_together, first_twins, list_images, load_images, warn_of_twins
-from w2snb.experiments import label_images, run
-from w2snb.frozen import frozen_features, get_backbone
+from w2snb.data.images import _decode, from_folder, from_parquet, keep_together, first_twins, list_images, load_images, warn_of_twins
+from w2snb.experiments.running import label_images, run
+from w2snb.models.features import frozen_features, get_backbone
 
 DATA = os.environ.get("W2SNB_DATA")
 RAMP = np.linspace(0, 65535, 12).round().astype(np.uint16).reshape(3, 4)
@@ -359,8 +359,8 @@ def probe(monkeypatch):
     """Images of one's own for a probe of a second, by a network that sees the mean colour of each quarter."""
     from torch import nn
 
-    from w2snb.frozen import BACKBONES, Backbone
-    from w2snb.networks import NETWORKS
+    from w2snb.models.features import BACKBONES, Backbone
+    from w2snb.models.small import NETWORKS
 
     def quarters(classes):
         net = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, classes))
@@ -477,8 +477,8 @@ def test_the_bar_is_there_before_the_first_batch(tmp_path, monkeypatch):
 
 def test_a_column_without_twins_counts_the_others(monkeypatch):
     from w2snb import sheets
-    from w2snb.sheets import accuracy_cells, in_training
-    from w2snb.sources import find_parts
+    from w2snb.reporting.tables import accuracy_cells, in_training
+    from w2snb.reporting.lookup import find_parts
 
     monkeypatch.setattr(sheets, "two_way", lambda *_, **__: None)  # the interval of another column
     (part,) = find_parts("cifar100_short")
@@ -491,8 +491,8 @@ def test_a_column_without_twins_counts_the_others(monkeypatch):
 
 def test_only_tables_of_the_whole_test_set_have_that_column(monkeypatch):
     from w2snb import sheets
-    from w2snb.sheets import accuracy_cells, in_training
-    from w2snb.sources import find_parts
+    from w2snb.reporting.tables import accuracy_cells, in_training
+    from w2snb.reporting.lookup import find_parts
 
     monkeypatch.setattr(sheets, "two_way", lambda *_, **__: None)
     (part,) = find_parts("digits_losses")
@@ -503,7 +503,7 @@ def test_only_tables_of_the_whole_test_set_have_that_column(monkeypatch):
 @pytest.mark.real_data
 @pytest.mark.parametrize("dataset", ["cifar100", "cifar10"])
 def test_stored_twins_are_those_of_the_images(dataset, monkeypatch):
-    from w2snb.sheets import in_training
+    from w2snb.reporting.tables import in_training
 
     train, test = (load_images(dataset, split, DATA) for split in ("train", "test"))
     stored = json.loads((ROOT / "reports" / "results" / "test_twins.json").read_text())[dataset]

@@ -10,17 +10,17 @@ import torch
 from PIL import Image
 from torch import nn
 
-import w2snb.tasks as tasks
-from w2snb.core import array_hash
-from w2snb.experiments import label_images, resolve, run
-from w2snb.frozen import BACKBONES, Backbone
-from w2snb.label_files import is_labels_file, read_labels_table, weak_labels
-from w2snb.labels import class_logits
-from w2snb.networks import NETWORKS
-from w2snb.parameters import Parameters
-from w2snb.probe import is_chance
-from w2snb.reports import plan_table
-from w2snb.tasks import load_probe
+import w2snb.tasks.probe as tasks
+from w2snb.core.files import array_hash
+from w2snb.experiments.running import label_images, resolve, run
+from w2snb.models.features import BACKBONES, Backbone
+from w2snb.data.label_files import is_labels_file, read_labels_table, weak_labels
+from w2snb.data.weak_labels import class_logits
+from w2snb.models.small import NETWORKS
+from w2snb.experiments.parameters import Parameters
+from w2snb.tasks.probe_training import is_chance
+from w2snb.reporting.figures import plan_table
+from w2snb.tasks.probe import load_probe
 
 FILES = ["cat/1.png", "dog/1.png", "dog/2.png"]
 CLASSES = ("cat", "dog")
@@ -30,7 +30,7 @@ CLASSES = ("cat", "dog")
 def here(tmp_path, monkeypatch):
     """Sentences name files by their path: a short one, relative to nothing of this machine."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("w2snb.label_files.shown_path", lambda path: Path(path).name)
+    monkeypatch.setattr("w2snb.data.label_files.shown_path", lambda path: Path(path).name)
     return tmp_path
 
 
@@ -243,7 +243,7 @@ def test_guessing_is_seen_as_such_and_knowing_is_not():
 def pictures(tmp_path, monkeypatch, store):
     """A folder of 60 dark and light pictures, their classes, and the two halves of a file of labels."""
     monkeypatch.setenv("W2SNB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("w2snb.label_files.shown_path", lambda path: Path(path).name)
+    monkeypatch.setattr("w2snb.data.label_files.shown_path", lambda path: Path(path).name)
 
     def means(classes):
         net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, classes))
@@ -317,7 +317,7 @@ def test_a_run_is_found_wherever_its_file_of_labels_lies(pictures, monkeypatch, 
 def test_too_few_labels_of_a_class_to_learn_from(pictures, monkeypatch):
     """Enough in all, one of them to learn from: one sentence, before any feature."""
     given, rows = pictures
-    monkeypatch.setattr("w2snb.tasks.frozen_features", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("w2snb.tasks.probe.frozen_features", lambda *a, **k: 1 / 0)
     config = resolve("probe", "soft_ce", teacher=teacher_of(rows, given["data"]), student="means")
     (pool,), learn, test = tasks.probe_images(config, given["data"])
     light = [i for i in learn if pool.classes[pool.y[i]] == "light"][1:]

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import w2snb.runs as runs
-from w2snb.contract import Place
-from w2snb.core import seeded
-from w2snb.data import DATASETS, digits
-from w2snb.experiments import EXPERIMENTS, _place, resolve, run
-from w2snb.models import build_model
-from w2snb.recipes import RECIPES
-from w2snb.records import Store
-from w2snb.runs import ROOM, Run, images_fit, load_task
-from w2snb.train import LabelObjective, fetch, predict, train
+import w2snb.tasks.end_to_end as runs
+from w2snb.tasks.contract import Place
+from w2snb.core.files import seeded
+from w2snb.data.images import DATASETS, digits
+from w2snb.experiments.running import EXPERIMENTS, _place, resolve, run
+from w2snb.models.build import build_model
+from w2snb.training.recipes import RECIPES
+from w2snb.results.records import Store
+from w2snb.tasks.end_to_end import ROOM, Run, images_fit, load_task
+from w2snb.training.loop import LabelObjective, fetch, predict, train
 
 TINY = dict(epochs=1, train_size=64, device="cpu", progress=False)
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -109,7 +109,7 @@ class Sent(TorchDispatchMode):
 
 def far_run(tmp_path, monkeypatch, images_on_device):
     """A training whose network is on another device, and what was sent there."""
-    monkeypatch.setattr("w2snb.train.autocast", lambda *a: nullcontext())  # torch knows none of this device
+    monkeypatch.setattr("w2snb.training.loop.autocast", lambda *a: nullcontext())  # torch knows none of this device
     config = resolve("digits", epochs=2, train_size=100)
     with Sent() as sent:
         task = load_task(config, META, images_on_device=images_on_device)

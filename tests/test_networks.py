@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from w2snb.losses import get_method
-from w2snb.models import Taps, build_model, feature_shapes, pair_maps
+from w2snb.models.build import Taps, build_model, feature_shapes, pair_maps
 
 NARROW = [(16, 32, 32), (16, 32, 32), (32, 16, 16), (64, 8, 8)]
 WIDE = [(32, 32, 32), (64, 32, 32), (128, 16, 16), (256, 8, 8)]

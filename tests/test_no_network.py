@@ -3,8 +3,8 @@ import socket
 
 import pytest
 
-from w2snb.experiments import recommend, run
-from w2snb.regenerate import report
+from w2snb.experiments.running import recommend, run
+from w2snb.reporting.regenerating import report
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from execnb.nbio import read_nb
 from execnb.shell import CaptureShell
 
 from conftest import ROOT
-from w2snb.docs import documented, execute, output_differences
+from w2snb.reporting.docs import documented, execute, output_differences
 
 QUICK = "11c_engines 03f_processes 10_representation 13_reports 13c_pages 14_docs 14a_site".split()
 REGISTRIES = {"methods": "METHODS", "networks": "NETWORKS", "experiments": "EXPERIMENTS", "frozen": "BACKBONES", "tables": "TABLES"}
@@ -26,7 +26,7 @@ def unchanged(monkeypatch):
     import matplotlib
     import torch
 
-    import w2snb.sources  # noqa: F401  whatever registers has done so before
+    import w2snb.reporting.lookup  # noqa: F401  whatever registers has done so before
 
     monkeypatch.setenv("IN_TEST", "1")
     kept = [(registry, dict(registry)) for registry in (getattr(import_module(f"w2snb.{m}"), name) for m, name in REGISTRIES.items())]

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from w2snb.core import first_line, shown_value
-from w2snb.experiments import label_images, run
+from w2snb.core.files import first_line, shown_value
+from w2snb.experiments.running import label_images, run
 from w2snb.losses import ALLOWED, METHODS, check_params
-from w2snb.models import load_weights
-from w2snb.parameters import check_parameters, notebook_parameters
-from w2snb.sweep import assignments
+from w2snb.models.build import load_weights
+from w2snb.experiments.parameters import check_parameters, notebook_parameters
+from w2snb.experiments.sweeps import assignments
 
 REFUSED = [
     (dict(seed=True), "seed=True: input should be a valid integer"),
@@ -94,7 +94,7 @@ def test_folders_that_are_given_exist(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("folds", [2.5, "x", True, 1, 0, -3, None])
 def test_folds_are_a_whole_number(folds, monkeypatch):
-    monkeypatch.setattr("w2snb.experiments.relabel", lambda *a, **k: pytest.fail("work was begun"))
+    monkeypatch.setattr("w2snb.experiments.running.relabel", lambda *a, **k: pytest.fail("work was begun"))
     with pytest.raises(ValueError) as caught:
         label_images("digits-random_cnn_from_pixels", "soft_ce", folds=folds, progress=False)
     assert str(caught.value) == f"folds={folds!r}: folds must be a whole number from 2 on"

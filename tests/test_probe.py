@@ -11,12 +11,12 @@ from PIL import Image
 from torch import nn
 
 from apart import start_apart, wait_apart
-from w2snb.data import digits, from_folder, load_images
-from w2snb.experiments import EXPERIMENTS, register_experiment, resolve, run, run_many
-from w2snb.frozen import BACKBONES, Backbone, Embedder, _allocate, frozen_features, get_backbone
-from w2snb.heads import Head, Lesson, train_heads
+from w2snb.data.images import digits, from_folder, load_images
+from w2snb.experiments.running import EXPERIMENTS, register_experiment, resolve, run, run_many
+from w2snb.models.features import BACKBONES, Backbone, Embedder, _allocate, frozen_features, get_backbone
+from w2snb.training.heads import Head, Lesson, train_heads
 from w2snb.losses import METHODS
-from w2snb.networks import NETWORKS, register_network
+from w2snb.models.small import NETWORKS, register_network
 
 PROBE = "digits-random_cnn_from_pixels"
 SHORT = dict(epochs=2, train_size=200, device="cpu", progress=False)
@@ -24,7 +24,7 @@ SHORT = dict(epochs=2, train_size=200, device="cpu", progress=False)
 
 def extract():
     """In a process of its own: features of all digits, slowly."""
-    import w2snb.frozen as f
+    import w2snb.models.features as f
 
     class Slow(f.Embedder):
         def forward(self, x):
@@ -281,7 +281,7 @@ def test_openai_protocol_on_a_folder_of_its_layout(small_imagenet, store):
 
 
 def test_reports_live_without_a_student_alone(small_imagenet, store):
-    from w2snb.reports import run_table, summarize, verdict
+    from w2snb.reporting.figures import run_table, summarize, verdict
 
     asked = dict(teacher="three", student="strong", train_size=90, data=small_imagenet, device="cpu", progress=False, epochs=1)
     records = run_many(OPENAI, ["soft_ce"], [0, 1], **asked)
@@ -335,7 +335,7 @@ def test_images_of_ones_own_with_a_backbone(own_images, store):
 
 @pytest.mark.quick
 def test_recommendation_for_images_of_ones_own(own_images, store):
-    from w2snb.experiments import recommend
+    from w2snb.experiments.running import recommend
 
     advice = recommend("probe", teacher=str(own_images["data"] / "labels.csv"), **own_images)
     assert len(advice) == 20 and advice[0]["validation"] >= advice[-1]["validation"]
@@ -364,8 +364,8 @@ def test_missing_things_are_named(own_images, store, tmp_path):
 
 def test_images_without_a_true_label(own_images, store):
     """A flat folder and a file of labels: the student learns, and what nobody can know is not claimed."""
-    from w2snb.experiments import label_images, recommend
-    from w2snb.reports import run_table, verdict
+    from w2snb.experiments.running import label_images, recommend
+    from w2snb.reporting.figures import run_table, verdict
 
     folder = own_images["data"]
     lines = ["file,class"]

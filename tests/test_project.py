@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbformat import read
 
-from w2snb.docs import to_readme
+from w2snb.reporting.docs import to_readme
 
 NOTEBOOKS = "nbs/**/*.ipynb"
 

@@ -12,14 +12,14 @@ import nbformat
 import pandas as pd
 import pytest
 
-from w2snb.core import content_hash, project_root
-from w2snb.experiments import resolve
-from w2snb.records import Store, read_records
-from w2snb.regenerate import all_sheets, main, report, run_notebook, write_table
-from w2snb.reports import markdown_text, to_markdown
-from w2snb.sheets import make_sheets, sheet_markdown
-from w2snb.sources import find_parts, table_parts
-from w2snb.tables import TABLES
+from w2snb.core.files import content_hash, project_root
+from w2snb.experiments.running import resolve
+from w2snb.results.records import Store, read_records
+from w2snb.reporting.regenerating import all_sheets, main, report, run_notebook, write_table
+from w2snb.reporting.figures import markdown_text, to_markdown
+from w2snb.reporting.tables import make_sheets, sheet_markdown
+from w2snb.reporting.lookup import find_parts, table_parts
+from w2snb.experiments.tables import TABLES
 
 NAMES = ["digits_labels", "cifar100_pairs"]
 PAIR = "cifar100-resnet56_from_resnet20"
@@ -37,7 +37,7 @@ def hashes(folder):
 
 
 def test_another_process_writes_the_same_bytes(written, tmp_path):
-    command = [sys.executable, "-c", "from w2snb.regenerate import main; main()", *NAMES, "--committed", "--out", str(tmp_path)]
+    command = [sys.executable, "-c", "from w2snb.reporting.regenerating import main; main()", *NAMES, "--committed", "--out", str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True)
     assert hashes(tmp_path) == hashes(written)
     assert {p.suffix for p in tmp_path.rglob("*") if p.is_file()} == {".md", ".csv", ".tex", ".svg", ".png", ".html"}
@@ -113,7 +113,7 @@ def test_a_table_with_other_circumstances_has_no_published_numbers():
 
 @pytest.mark.quick
 def test_names_are_escaped(tmp_path):
-    from w2snb.pages import sheet_html
+    from w2snb.reporting.pages import sheet_html
 
     sheet = make_sheets("digits_labels", "<script>", find_parts("digits_labels"))[1]
     sheet.notes = ["<img src=x>"]

@@ -8,15 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-import w2snb.checkpoints
-import w2snb.core
+import w2snb.training.checkpoints
+import w2snb.core.files
 from apart import start_apart, wait_apart
-from w2snb.experiments import run
-from w2snb.data import DATASETS
-from w2snb.models import build_model, placed
-from w2snb.recipes import RECIPES
-from w2snb.records import Store, read_records
-from w2snb.train import FeatureObjective, LabelObjective, WeakObjective, train
+from w2snb.experiments.running import run
+from w2snb.data.images import DATASETS
+from w2snb.models.build import build_model, placed
+from w2snb.training.recipes import RECIPES
+from w2snb.results.records import Store, read_records
+from w2snb.training.loop import FeatureObjective, LabelObjective, WeakObjective, train
 
 WHAT = dict(experiment="digits", method="acd", seed=0, epochs=2, train_size=100, device="cpu")
 WRITES = 11  # three shared networks, the student, the record, two checkpoints of each of three trainings
@@ -24,8 +24,8 @@ WRITES = 11  # three shared networks, the student, the record, two checkpoints o
 
 def compute(store, every=0.0, kill_at=None):
     """The run in a process of its own; it kills itself at a write if told to."""
-    w2snb.checkpoints.Checkpoints.__init__.__defaults__ = (every, 2)
-    count, write = [0], w2snb.core.write_atomic
+    w2snb.training.checkpoints.Checkpoints.__init__.__defaults__ = (every, 2)
+    count, write = [0], w2snb.core.files.write_atomic
 
     def dying(path, data):
         count[0] += 1
@@ -33,7 +33,7 @@ def compute(store, every=0.0, kill_at=None):
             os.kill(os.getpid(), signal.SIGKILL)
         return write(path, data)
 
-    for module in (w2snb.checkpoints, __import__("w2snb.records").records):
+    for module in (w2snb.training.checkpoints, __import__("w2snb.results.records").records):
         module.write_atomic = dying
     run(store=str(store), progress=False, **WHAT)
 
@@ -78,7 +78,7 @@ def test_killed_at_every_write(undisturbed, tmp_path, n):
 
 def test_stopped_by_hand(tmp_path, monkeypatch):
     """Ctrl-C in the student's second epoch: one sentence, and the next call goes on."""
-    monkeypatch.setattr(w2snb.checkpoints.Checkpoints.__init__, "__defaults__", (0.0, 2))
+    monkeypatch.setattr(w2snb.training.checkpoints.Checkpoints.__init__, "__defaults__", (0.0, 2))
     calls, end = [], WeakObjective.epoch_end
 
     def stop(self):
@@ -98,7 +98,7 @@ def test_stopped_by_hand(tmp_path, monkeypatch):
 def test_a_projector_goes_on_too(tmp_path, monkeypatch):
     """A feature method trains a projector beside the student; both are in the checkpoint."""
     what = WHAT | dict(experiment="digits-cnn_from_cnn", method="fitnet", epochs=3, progress=False)
-    monkeypatch.setattr(w2snb.checkpoints.Checkpoints.__init__, "__defaults__", (0.0, 2))
+    monkeypatch.setattr(w2snb.training.checkpoints.Checkpoints.__init__, "__defaults__", (0.0, 2))
     whole, calls, end = run(store=tmp_path / "whole", **what), [], FeatureObjective.epoch_end
 
     def stop(self):
@@ -128,7 +128,7 @@ def test_everything_random_goes_on(tmp_path):
     def go(objective, folder=None):
         torch.manual_seed(0)
         net = placed(build_model("resnet8", 100), x)
-        kept = w2snb.checkpoints.Checkpoints(folder, every=0.0) if folder else None
+        kept = w2snb.training.checkpoints.Checkpoints(folder, every=0.0) if folder else None
         return train(net, x, objective(torch.arange(64)), recipe, DATASETS["cifar100"], 0, checkpoints=kept)
 
     whole = go(LabelObjective)

@@ -41,7 +41,7 @@ SHOWN = """async () => {
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The folder of the site, and its address on this machine."""
-    from w2snb.site import build_site
+    from w2snb.reporting.site import build_site
 
     folder = Path(os.environ["W2SNB_SITE"]) if os.environ.get("W2SNB_SITE") else build_site(tmp_path_factory.mktemp("out") / "site", notebooks=False).parent
     handler = functools.partial(type("Quiet", (http.server.SimpleHTTPRequestHandler,), dict(log_message=lambda *a: None)), directory=str(folder))

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from apart import start_apart
-from w2snb.locks import EXPIRY, Busy, Claims, Lock, living, this_machine, tidy
+from w2snb.core.locks import EXPIRY, Busy, Claims, Lock, living, this_machine, tidy
 
 
 def work(folder, number, turns):
@@ -53,17 +53,17 @@ def test_a_judgement_that_came_late(tmp_path, monkeypatch):
     path = tmp_path / "run.0.lock"
     path.write_text(json.dumps(dict(host=this_machine(), pid=2**22 + 1, started=0.0, token="dead")))
     late, fresh = Lock(tmp_path, "run"), Lock(tmp_path, "run")
-    import w2snb.locks
+    import w2snb.core.locks
 
-    create = w2snb.locks._create
+    create = w2snb.core.locks._create
 
     def interrupted(where, token):
-        monkeypatch.setattr(w2snb.locks, "_create", create)
+        monkeypatch.setattr(w2snb.core.locks, "_create", create)
         path.unlink()  # the one that took over is gone again
         assert fresh.try_acquire() and fresh.path == path  # and another has begun
         return create(where, token)
 
-    monkeypatch.setattr(w2snb.locks, "_create", interrupted)
+    monkeypatch.setattr(w2snb.core.locks, "_create", interrupted)
     assert not late.try_acquire()
     assert fresh.owner()["token"] == fresh.token
     fresh.release()
