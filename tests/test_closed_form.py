@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from w2snb.experiments.running import EXPERIMENTS, label_images, register_experiment, resolve, run, run_many
-from w2snb.training.heads import Head, Lesson, teach_heads, train_heads
-from w2snb.losses import ALLOWED, METHODS, Method, get_method, linear_ramp, method_head, method_loss, register_method
-from w2snb.tasks.probe_experiments import choose
+from w2snb.losses import (ALLOWED, METHODS, Method, get_method, linear_ramp, method_head, method_loss,
+    register_method)
 from w2snb.results.records import Record, parse_record
+from w2snb.tasks.probe_experiments import choose
+from w2snb.training.heads import Head, Lesson, teach_heads, train_heads
 
 PROBE = "digits-random_cnn_from_pixels"
 SHORT = dict(epochs=1, train_size=200, device="cpu", progress=False)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from w2snb.results.metrics import accuracy, agreement, agreement_split, calibration_error, pgr, top_k_accuracy
 from w2snb.results.intervals import holm, mcnemar, p_value, seeds_needed, two_way
+from w2snb.results.metrics import accuracy, agreement, agreement_split, calibration_error, pgr, top_k_accuracy
 
 pytestmark = pytest.mark.quick
 CASES = [(seed, n, c) for seed in range(8) for n, c in ((1, 2), (7, 3), (200, 10))]

@@ -9,19 +9,19 @@ import torch
 from conftest import ROOT
 from w2snb import additions
 from w2snb.core.additions import use_additions
-from w2snb.tasks.contract import TASKS, added_code
-from w2snb.results.metrics import pack_hits
 from w2snb.experiments.running import EXPERIMENTS, resolve, run
-from w2snb.results.intervals import two_way
-from w2snb.losses import METHODS
-from w2snb.results.metric_groups import GROUPS
-from w2snb.models.small import NETWORKS
-from w2snb.results.records import Record, Store
-from w2snb.reporting.regenerating import main as report_main
-from w2snb.reporting.figures import stacked_hits, stacked_units
-from w2snb.reporting.tables import COLUMNS
 from w2snb.experiments.sweeps import _command
 from w2snb.experiments.tables import TABLES
+from w2snb.losses import METHODS
+from w2snb.models.small import NETWORKS
+from w2snb.reporting.figures import stacked_hits, stacked_units
+from w2snb.reporting.regenerating import main as report_main
+from w2snb.reporting.tables import COLUMNS
+from w2snb.results.intervals import two_way
+from w2snb.results.metric_groups import GROUPS
+from w2snb.results.metrics import pack_hits
+from w2snb.results.records import Record, Store
+from w2snb.tasks.contract import TASKS, added_code
 
 EPISODES = "digits-episodes-random_cnn_from_pixels"
 ADDED = {  # what each addition of the notebook adds to which registry

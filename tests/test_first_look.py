@@ -14,14 +14,15 @@ from nbclient import NotebookClient
 
 import w2snb.core.files
 from conftest import ROOT
-from w2snb.core.files import StageLine, array_hash, check_choice, default_store, progress_bar, shown_path, stage_text
+from w2snb.core.files import (StageLine, array_hash, check_choice, default_store, progress_bar, shown_path,
+    stage_text)
 from w2snb.data.images import canonical
-from w2snb.reporting.docs import last_unit
 from w2snb.data.label_files import read_labels_table
-from w2snb.reporting.pages import notebook_html
 from w2snb.experiments.parameters import check_parameters, notebook_parameters, short_errors
-from w2snb.results.records import Store, read_records
+from w2snb.reporting.docs import last_unit
 from w2snb.reporting.figures import opening_code, run_table
+from w2snb.reporting.pages import notebook_html
+from w2snb.results.records import Store, read_records
 
 REPORTS = sorted((ROOT / "nbs" / "reports").glob("*.ipynb"))
 

@@ -11,9 +11,9 @@ import pytest
 
 from conftest import ROOT
 from w2snb.core.files import content_hash
+from w2snb.reporting.figures import run_table, summarize
 from w2snb.results.index import find_records, store_index
 from w2snb.results.records import Store, parse_record, read_records
-from w2snb.reporting.figures import run_table, summarize
 
 EXPECTED = json.loads((ROOT / "tests" / "golden_expected.json").read_text())
 FILES = {p.stem: p for p in sorted((ROOT / "tests" / "golden").glob("*.json"))}

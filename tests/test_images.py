@@ -13,7 +13,8 @@ from PIL import Image
 
 from conftest import ROOT
 from w2snb import data, frozen
-from w2snb.data.images import _decode, from_folder, from_parquet, keep_together, first_twins, list_images, load_images, warn_of_twins
+from w2snb.data.images import (_decode, first_twins, from_folder, from_parquet, keep_together, list_images,
+    load_images, warn_of_twins)
 from w2snb.experiments.running import label_images, run
 from w2snb.models.features import frozen_features, get_backbone
 
@@ -477,8 +478,8 @@ def test_the_bar_is_there_before_the_first_batch(tmp_path, monkeypatch):
 
 def test_a_column_without_twins_counts_the_others(monkeypatch):
     from w2snb import sheets
-    from w2snb.reporting.tables import accuracy_cells, in_training
     from w2snb.reporting.lookup import find_parts
+    from w2snb.reporting.tables import accuracy_cells, in_training
 
     monkeypatch.setattr(sheets, "two_way", lambda *_, **__: None)  # the interval of another column
     (part,) = find_parts("cifar100_short")
@@ -491,8 +492,8 @@ def test_a_column_without_twins_counts_the_others(monkeypatch):
 
 def test_only_tables_of_the_whole_test_set_have_that_column(monkeypatch):
     from w2snb import sheets
-    from w2snb.reporting.tables import accuracy_cells, in_training
     from w2snb.reporting.lookup import find_parts
+    from w2snb.reporting.tables import accuracy_cells, in_training
 
     monkeypatch.setattr(sheets, "two_way", lambda *_, **__: None)
     (part,) = find_parts("digits_losses")

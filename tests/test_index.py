@@ -6,8 +6,8 @@ import pytest
 
 from apart import start_apart, wait_apart
 from w2snb.core.files import content_hash
-from w2snb.results.metrics import pack_hits
 from w2snb.results.index import find_records, index_path, store_index
+from w2snb.results.metrics import pack_hits
 from w2snb.results.records import Record, Store
 
 

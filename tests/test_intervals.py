@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from w2snb.losses.confidence import ACD_PRESETS
 from w2snb.experiments.running import resolve
-from w2snb.results.intervals import p_value, pgr_interval, stretch, two_way
 from w2snb.losses import METHODS
+from w2snb.losses.confidence import ACD_PRESETS
 from w2snb.losses.methods import check_params
+from w2snb.results.intervals import p_value, pgr_interval, stretch, two_way
 
 # true accuracies of teacher, student, ceiling; standard deviations of the effects of seed and image, that of an answer is 1
 SETTINGS = dict(

@@ -2,7 +2,8 @@
 import pytest
 import torch
 
-from w2snb.data.weak_labels import NOISES, STRUCTURES, class_logits, ensemble_logits, model_errors, most_confident, noisy_labels, principal_features, structured_errors
+from w2snb.data.weak_labels import (NOISES, STRUCTURES, class_logits, ensemble_logits, model_errors,
+    most_confident, noisy_labels, principal_features, structured_errors)
 
 pytestmark = pytest.mark.quick
 N, C = 400, 8

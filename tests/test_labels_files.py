@@ -12,15 +12,15 @@ from torch import nn
 
 import w2snb.tasks.probe as tasks
 from w2snb.core.files import array_hash
-from w2snb.experiments.running import label_images, resolve, run
-from w2snb.models.features import BACKBONES, Backbone
 from w2snb.data.label_files import is_labels_file, read_labels_table, weak_labels
 from w2snb.data.weak_labels import class_logits
-from w2snb.models.small import NETWORKS
 from w2snb.experiments.parameters import Parameters
-from w2snb.tasks.probe_training import is_chance
+from w2snb.experiments.running import label_images, resolve, run
+from w2snb.models.features import BACKBONES, Backbone
+from w2snb.models.small import NETWORKS
 from w2snb.reporting.figures import plan_table
 from w2snb.tasks.probe import load_probe
+from w2snb.tasks.probe_training import is_chance
 
 FILES = ["cat/1.png", "dog/1.png", "dog/2.png"]
 CLASSES = ("cat", "dog")

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from w2snb.losses import DIVERGENCES, METHODS, adaptive_weight, balanced_classes, log_probs, method_loss, smoothed
+from w2snb.losses import (DIVERGENCES, METHODS, adaptive_weight, balanced_classes, log_probs, method_loss,
+    smoothed)
 
 LOGIT_METHODS = [m for m in METHODS if METHODS[m].loss and not METHODS[m].features]
 FINITE = st.floats(-8, 8, width=32)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from w2snb.core.files import first_line, shown_value
+from w2snb.experiments.parameters import check_parameters, notebook_parameters
 from w2snb.experiments.running import label_images, run
+from w2snb.experiments.sweeps import assignments
 from w2snb.losses import ALLOWED, METHODS, check_params
 from w2snb.models.build import load_weights
-from w2snb.experiments.parameters import check_parameters, notebook_parameters
-from w2snb.experiments.sweeps import assignments
 
 REFUSED = [
     (dict(seed=True), "seed=True: input should be a valid integer"),

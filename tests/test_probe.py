@@ -13,10 +13,10 @@ from torch import nn
 from apart import start_apart, wait_apart
 from w2snb.data.images import digits, from_folder, load_images
 from w2snb.experiments.running import EXPERIMENTS, register_experiment, resolve, run, run_many
-from w2snb.models.features import BACKBONES, Backbone, Embedder, _allocate, frozen_features, get_backbone
-from w2snb.training.heads import Head, Lesson, train_heads
 from w2snb.losses import METHODS
+from w2snb.models.features import BACKBONES, Backbone, Embedder, _allocate, frozen_features, get_backbone
 from w2snb.models.small import NETWORKS, register_network
+from w2snb.training.heads import Head, Lesson, train_heads
 
 PROBE = "digits-random_cnn_from_pixels"
 SHORT = dict(epochs=2, train_size=200, device="cpu", progress=False)

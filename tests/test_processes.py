@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from w2snb import experiments
-from w2snb.experiments.running import resolve, run
 from w2snb.core.locks import Busy, Lock, living
-from w2snb.training.team import Team, launch
-from w2snb.training.recipes import RECIPES
+from w2snb.experiments.running import resolve, run
 from w2snb.results.records import Store
 from w2snb.training.loop import check_team
+from w2snb.training.recipes import RECIPES
+from w2snb.training.team import Team, launch
 
 WHAT = dict(experiment="digits-cnn_from_cnn", epochs=2, train_size=256, device="cpu")
 CALL = "import torch; torch.set_num_threads({threads}); torch.ones(999, 999) @ torch.ones(999, 999); from w2snb.experiments.running import run; run(store={store!r}, progress=False, save={save}, **{what!r})"

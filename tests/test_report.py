@@ -14,12 +14,12 @@ import pytest
 
 from w2snb.core.files import content_hash, project_root
 from w2snb.experiments.running import resolve
-from w2snb.results.records import Store, read_records
-from w2snb.reporting.regenerating import all_sheets, main, report, run_notebook, write_table
-from w2snb.reporting.figures import markdown_text, to_markdown
-from w2snb.reporting.tables import make_sheets, sheet_markdown
-from w2snb.reporting.lookup import find_parts, table_parts
 from w2snb.experiments.tables import TABLES
+from w2snb.reporting.figures import markdown_text, to_markdown
+from w2snb.reporting.lookup import find_parts, table_parts
+from w2snb.reporting.regenerating import all_sheets, main, report, run_notebook, write_table
+from w2snb.reporting.tables import make_sheets, sheet_markdown
+from w2snb.results.records import Store, read_records
 
 NAMES = ["digits_labels", "cifar100_pairs"]
 PAIR = "cifar100-resnet56_from_resnet20"

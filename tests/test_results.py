@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import ROOT
-from w2snb.tasks.contract import TASKS, run_id, task_name
 from w2snb.core.files import resolve_device
 from w2snb.experiments.running import EXPERIMENTS, resolve, run
-from w2snb.results.records import read_records
-from w2snb.tasks.end_to_end import load_task
 from w2snb.experiments.tables import TABLES, table_configs
+from w2snb.results.records import read_records
+from w2snb.tasks.contract import TASKS, run_id, task_name
+from w2snb.tasks.end_to_end import load_task
 
 FILES = sorted((ROOT / "reports" / "results").glob("digits*.jsonl"))
 

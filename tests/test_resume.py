@@ -11,12 +11,12 @@ import torch
 import w2snb.training.checkpoints
 import w2snb.core.files
 from apart import start_apart, wait_apart
-from w2snb.experiments.running import run
 from w2snb.data.images import DATASETS
+from w2snb.experiments.running import run
 from w2snb.models.build import build_model, placed
-from w2snb.training.recipes import RECIPES
 from w2snb.results.records import Store, read_records
 from w2snb.training.loop import FeatureObjective, LabelObjective, WeakObjective, train
+from w2snb.training.recipes import RECIPES
 
 WHAT = dict(experiment="digits", method="acd", seed=0, epochs=2, train_size=100, device="cpu")
 WRITES = 11  # three shared networks, the student, the record, two checkpoints of each of three trainings

@@ -10,8 +10,8 @@ from jupyter_client.manager import start_new_kernel
 
 from conftest import ROOT
 from w2snb.core.files import stale_modules
-from w2snb.experiments.running import run
 from w2snb.experiments.parameters import Parameters
+from w2snb.experiments.running import run
 from w2snb.results.records import read_records
 
 NOTEBOOK = ROOT / "nbs" / "run_experiment.ipynb"

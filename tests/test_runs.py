@@ -16,9 +16,9 @@ from w2snb.losses import METHODS, get_method
 from w2snb.models.build import build_model
 from w2snb.models.small import NETWORKS
 from w2snb.results.records import Store, parse_record
-from w2snb.training.recipes import RECIPES
 from w2snb.tasks.end_to_end import feature_objective, load_task
 from w2snb.training.loop import LabelObjective, WeakObjective, train
+from w2snb.training.recipes import RECIPES
 
 SHORT = dict(epochs=2, train_size=200, device="cpu", progress=False)
 TINY = SHORT | dict(epochs=1, train_size=64)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from w2snb.experiments.running import EXPERIMENTS, resolve, run, run_many
 from w2snb.data.weak_labels import COMBINE, WEAK_LABELS, register_combine, register_weak_labels
 from w2snb.experiments.plans import plan_jobs
+from w2snb.experiments.running import EXPERIMENTS, resolve, run, run_many
+from w2snb.experiments.tables import Table, table_requests
 from w2snb.reporting.figures import summarize
 from w2snb.reporting.lookup import row_name
-from w2snb.experiments.tables import Table, table_requests
 
 PROBE = "digits-random_cnn_from_pixels"
 SHORT = dict(device="cpu", progress=False)
