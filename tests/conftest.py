@@ -61,10 +61,10 @@ def pytest_configure(config):
 def lines_reached(measured):
     """Module -> percent of its lines."""
     reached = {}
-    for path in sorted((ROOT / "w2snb").glob("*.py")):
+    for path in sorted((ROOT / "w2snb").rglob("*.py")):
         if path.stem not in ("__init__", "_modidx"):
             _, lines, _, missing, _ = measured.analysis2(str(path))
-            reached[path.stem] = 100 * (1 - len(missing) / len(lines))
+            reached[f"{path.parent.name}.{path.stem}"] = 100 * (1 - len(missing) / len(lines))
     return reached
 
 
@@ -88,4 +88,4 @@ def pytest_terminal_summary(terminalreporter, config):
         return
     terminalreporter.section(f"lines reached, of each module; {config.option.lines:g} % are asked for")
     for module, percent in reached.items():
-        terminalreporter.write_line(f"{module:<16} {percent:5.1f} %" + ("  too few" if percent < config.option.lines else ""))
+        terminalreporter.write_line(f"{module:<28} {percent:5.1f} %" + ("  too few" if percent < config.option.lines else ""))

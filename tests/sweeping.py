@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from w2snb.experiments.plans import plan_jobs, read_state, record_of, requests
+from w2snb.experiments.plans import plan_jobs, read_state, requests
 from w2snb.results.records import Store
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -4,7 +4,7 @@ import torch
 
 from w2snb.tasks.exchanged_labels import (STRUCTURES, bootstrap_analysis, confidence_analysis, ensemble_analysis, label_students, noise_analysis, open_scene, reference_analysis,
                             simulation_analysis, structure_analysis)  # fmt: skip
-from w2snb.experiments.running import resolve
+from w2snb.experiments.registry import resolve
 from w2snb.results.records import Store
 
 pytestmark = pytest.mark.quick

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from w2snb.experiments.running import EXPERIMENTS, label_images, register_experiment, resolve, run, run_many
+from w2snb.experiments.registry import EXPERIMENTS, register_experiment, resolve
+from w2snb.experiments.running import label_images, run, run_many
 from w2snb.losses import (ALLOWED, METHODS, Method, get_method, linear_ramp, method_head, method_loss,
     register_method)
 from w2snb.results.records import Record, parse_record

@@ -13,8 +13,9 @@ import torch
 import torchvision
 from PIL import Image
 
-from w2snb.data.augment import enlarged_middle, mix
-from w2snb.data.images import AUGMENTATIONS, canonical, load_images, to_float
+from w2snb.data.augment import AUGMENTATIONS, enlarged_middle, mix
+from w2snb.data.images import canonical, to_float
+from w2snb.data.sources import load_images
 
 pytestmark = pytest.mark.quick
 NAMES = [f"class_{i:02d}" for i in range(10)]

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-import w2snb.core.files
+import w2snb.core.progress
 from conftest import ROOT
-from w2snb.core.files import (StageLine, array_hash, check_choice, default_store, progress_bar, shown_path,
-    stage_text)
+from w2snb.core.files import array_hash, default_store, shown_path
+from w2snb.core.messages import check_choice
+from w2snb.core.progress import StageLine, progress_bar, stage_text
 from w2snb.data.images import canonical
 from w2snb.data.label_files import read_labels_table
 from w2snb.experiments.parameters import check_parameters, notebook_parameters, short_errors
@@ -196,7 +197,7 @@ def test_progress_suits_the_place(monkeypatch, shell, front_end, kind):
     import tqdm.notebook
     import tqdm.std
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
-    monkeypatch.setattr(w2snb.core.files, "_has_front_end", lambda shell: front_end)
+    monkeypatch.setattr(w2snb.core.progress, "_has_front_end", lambda shell: front_end)
     kinds = dict(std=tqdm.std.tqdm, line=StageLine, notebook=tqdm.notebook.tqdm)
     assert type(progress_bar(total=1, disable=True, file=io.StringIO())) is kinds[kind]
 
@@ -213,7 +214,7 @@ def test_a_front_end_is_known_by_its_mark(monkeypatch, here, parent, variables, 
     for k, v in here.items():
         monkeypatch.setenv(k, v)
     monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(parent=lambda: SimpleNamespace(environ=lambda: parent)))
-    assert w2snb.core.files._has_front_end(SimpleNamespace(user_ns=variables)) is seen
+    assert w2snb.core.progress._has_front_end(SimpleNamespace(user_ns=variables)) is seen
 
 
 @pytest.mark.parametrize("path", REPORTS, ids=lambda p: p.stem)

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from conftest import ROOT
-from w2snb import data, frozen
-from w2snb.data.images import (_decode, first_twins, from_folder, from_parquet, keep_together, list_images,
-    load_images, warn_of_twins)
+from w2snb.data import images, sources
+from w2snb.models import features
+from w2snb.data.images import first_twins, keep_together, warn_of_twins
+from w2snb.data.sources import _decode, from_folder, from_parquet, load_images
 from w2snb.experiments.running import label_images, run
 from w2snb.models.features import frozen_features, get_backbone
 
@@ -186,7 +187,7 @@ def test_what_lies_beside_the_images(tmp_path, change, sentences):
 @pytest.mark.parametrize("kind, name", [("gif", "x.gif"), ("tiff", "x.tif"), ("tiff", "x.TIFF"), ("jpeg", "x.jfif"), ("avif", "x.avif")])
 def test_more_endings_are_read(tmp_path, kind, name):
     folder = tree(tmp_path / "t", each=1, size=16)
-    if os.path.splitext(name)[1].lower() not in data._readable():
+    if os.path.splitext(name)[1].lower() not in sources._readable():
         pytest.skip("Pillow was built without it")
     (folder / "owl").mkdir()
     (folder / "owl" / name).write_bytes(encoded(np.full((16, 16, 3), 77, np.uint8), kind))
@@ -204,7 +205,7 @@ def test_a_class_without_images_is_one_sentence(tmp_path, ending, sentence, monk
     (folder / "owl").mkdir()
     for i in range(2 * bool(ending)):
         (folder / "owl" / f"{i}{ending}").write_bytes(b"")
-    monkeypatch.setattr(data, "_decode", None)  # refused before anything is decoded
+    monkeypatch.setattr(sources, "_decode", None)  # refused before anything is decoded
     with pytest.raises(ValueError) as error:
         load_images("folder", "all", folder, 8)
     assert str(error.value) == sentence.format(folder)
@@ -266,7 +267,7 @@ def test_one_percent_of_many_may_be_unreadable(tmp_path):
 def test_a_decoder_of_another_version_uses_another_cache(tmp_path, monkeypatch):
     folder = tree(tmp_path / "t")
     before = load_images("folder", "all", folder, 8)
-    monkeypatch.setattr(data, "DECODER", data.DECODER + 1)
+    monkeypatch.setattr(sources, "DECODER", sources.DECODER + 1)
     after = load_images("folder", "all", folder, 8)
     assert after.key == before.key and after.x.filename != before.x.filename
 
@@ -375,15 +376,15 @@ def probe(monkeypatch):
 
 def test_own_images_with_twins_are_split_and_folded_together(tmp_path, store, probe, monkeypatch):
     """Twins of one class, of two classes: one warning, and no twin is learned from where the other is looked at."""
-    from w2snb import protocols, tasks
+    from w2snb.tasks import probe, probe_experiments
 
     folder = tree(tmp_path / "t", each=30)
     for i in range(10):
         (folder / "cat" / f"copy{i}.png").write_bytes((folder / "cat" / f"{i}.png").read_bytes())
     (folder / "dog" / "wrong.png").write_bytes((folder / "cat" / "20.png").read_bytes())
-    deals, lessons, deal, train = [], [], tasks._deal, protocols.teach_heads
-    monkeypatch.setattr(tasks, "_deal", lambda c, y, rows, twins: deals.append((deal(c, y, rows, twins), twins, len(y))) or deals[-1][0])
-    monkeypatch.setattr(protocols, "teach_heads", lambda x, given, *a, **k: lessons.extend(given) or train(x, given, *a, **k))
+    deals, lessons, deal, train = [], [], probe._deal, probe_experiments.teach_heads
+    monkeypatch.setattr(probe, "_deal", lambda c, y, rows, twins: deals.append((deal(c, y, rows, twins), twins, len(y))) or deals[-1][0])
+    monkeypatch.setattr(probe_experiments, "teach_heads", lambda x, given, *a, **k: lessons.extend(given) or train(x, given, *a, **k))
     _, seen = warned(lambda: label_images("probe", "soft_ce", data=folder, folds=3, **probe))
     (parts, twins, learning), = deals
     assert len(twins) == 71 and (twins != np.arange(71)).sum() == 11 and (twins[learning:] >= learning).all()
@@ -431,7 +432,7 @@ def test_a_size_out_of_bounds_is_refused_by_name(name, sentence):
 def test_size_and_channels_are_checked_before_work(tmp_path, store, probe, role, name, sentence, monkeypatch):
     """No network is asked about all images, and no folder is left in the cache."""
     folder = tree(tmp_path / "t")
-    monkeypatch.setattr(frozen, "_extract", None)
+    monkeypatch.setattr(features, "_extract", None)
     with pytest.raises(ValueError) as error:
         run("probe", "soft_ce", data=folder, **probe | {role: name})
     assert str(error.value).startswith(sentence) and "\n" not in str(error.value)
@@ -462,14 +463,14 @@ def test_the_bar_is_there_before_the_first_batch(tmp_path, monkeypatch):
         def update(self, n):
             seen.append(("moved", n))
 
-    class Counting(frozen.Embedder):
+    class Counting(features.Embedder):
         def forward(self, x):
             seen.append(("images", len(x)))
             return super().forward(x)
 
-    monkeypatch.setattr(frozen, "progress_bar", Bar)
-    monkeypatch.setattr(frozen, "Embedder", Counting)
-    frozen_features(data.digits()[:80], "digits_random_cnn", device="cpu")
+    monkeypatch.setattr(features, "progress_bar", Bar)
+    monkeypatch.setattr(features, "Embedder", Counting)
+    frozen_features(images.digits()[:80], "digits_random_cnn", device="cpu")
     assert seen == [("images", 1), ("bar", 0, 80), ("images", 80), ("moved", 80)]
 
 
@@ -477,11 +478,11 @@ def test_the_bar_is_there_before_the_first_batch(tmp_path, monkeypatch):
 
 
 def test_a_column_without_twins_counts_the_others(monkeypatch):
-    from w2snb import sheets
+    from w2snb.reporting import tables
     from w2snb.reporting.lookup import find_parts
     from w2snb.reporting.tables import accuracy_cells, in_training
 
-    monkeypatch.setattr(sheets, "two_way", lambda *_, **__: None)  # the interval of another column
+    monkeypatch.setattr(tables, "two_way", lambda *_, **__: None)  # the interval of another column
     (part,) = find_parts("cifar100_short")
     row, twins = part.rows[0], in_training("cifar100", 10_000)
     assert 0 < len(twins) < 100
@@ -491,11 +492,11 @@ def test_a_column_without_twins_counts_the_others(monkeypatch):
 
 
 def test_only_tables_of_the_whole_test_set_have_that_column(monkeypatch):
-    from w2snb import sheets
+    from w2snb.reporting import tables
     from w2snb.reporting.lookup import find_parts
     from w2snb.reporting.tables import accuracy_cells, in_training
 
-    monkeypatch.setattr(sheets, "two_way", lambda *_, **__: None)
+    monkeypatch.setattr(tables, "two_way", lambda *_, **__: None)
     (part,) = find_parts("digits_losses")
     assert "without twins" not in accuracy_cells(part.rows[0])
     assert len(in_training("cifar100", 5_000)) == len(in_training("digits", 500)) == 0

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from w2snb.experiments.running import resolve
+from w2snb.experiments.registry import resolve
 from w2snb.losses import METHODS
 from w2snb.losses.confidence import ACD_PRESETS
 from w2snb.losses.methods import check_params

@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-import w2snb.tasks.probe as tasks
+from w2snb.tasks import probe as tasks
 from w2snb.core.files import array_hash
 from w2snb.data.label_files import is_labels_file, read_labels_table, weak_labels
 from w2snb.data.weak_labels import class_logits
 from w2snb.experiments.parameters import Parameters
-from w2snb.experiments.running import label_images, resolve, run
+from w2snb.experiments.registry import resolve
+from w2snb.experiments.running import label_images, run
 from w2snb.models.features import BACKBONES, Backbone
 from w2snb.models.small import NETWORKS
 from w2snb.reporting.figures import plan_table

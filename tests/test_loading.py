@@ -7,15 +7,18 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import w2snb.tasks.end_to_end as runs
-from w2snb.core.files import seeded
-from w2snb.data.images import DATASETS, digits
-from w2snb.experiments.running import EXPERIMENTS, _place, resolve, run
+from w2snb.tasks import end_to_end as runs
+from w2snb.core.random import seeded
+from w2snb.data.images import digits
+from w2snb.data.sources import DATASETS
+from w2snb.experiments.registry import EXPERIMENTS, resolve
+from w2snb.experiments.running import _place, run
 from w2snb.models.build import build_model
 from w2snb.results.records import Store
 from w2snb.tasks.contract import Place
 from w2snb.tasks.end_to_end import ROOM, Run, images_fit, load_task
-from w2snb.training.loop import LabelObjective, fetch, predict, train
+from w2snb.training.loop import fetch, predict, train
+from w2snb.training.objectives import LabelObjective
 from w2snb.training.recipes import RECIPES
 
 TINY = dict(epochs=1, train_size=64, device="cpu", progress=False)

@@ -9,12 +9,12 @@ from execnb.shell import CaptureShell
 from conftest import ROOT
 from w2snb.reporting.docs import documented, execute, output_differences
 
-QUICK = "11c_engines 03f_processes 10_representation 13_reports 13c_pages 14_docs 14a_site".split()
-REGISTRIES = {"methods": "METHODS", "networks": "NETWORKS", "experiments": "EXPERIMENTS", "frozen": "BACKBONES", "tables": "TABLES"}
+QUICK = "experiments/05_engines training/04_team results/06_representation reporting/01_figures reporting/03_pages reporting/05_docs reporting/06_site".split()
+REGISTRIES = {"losses.methods": "METHODS", "models.small": "NETWORKS", "experiments.registry": "EXPERIMENTS", "models.features": "BACKBONES", "experiments.tables": "TABLES"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", documented(ROOT), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", documented(ROOT), ids=lambda p: "/".join(p.parts[-2:]))
 def test_notebook(path, store):
     differences = output_differences(nbformat.read(path, as_version=4), execute(path))
     assert not differences, "run w2snb_docs and read what changed:\n" + "\n".join(differences)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from w2snb.core.files import first_line, shown_value
+from w2snb.core.messages import first_line, shown_value
 from w2snb.experiments.parameters import check_parameters, notebook_parameters
 from w2snb.experiments.running import label_images, run
 from w2snb.experiments.sweeps import assignments

@@ -11,8 +11,10 @@ from PIL import Image
 from torch import nn
 
 from apart import start_apart, wait_apart
-from w2snb.data.images import digits, from_folder, load_images
-from w2snb.experiments.running import EXPERIMENTS, register_experiment, resolve, run, run_many
+from w2snb.data.images import digits
+from w2snb.data.sources import from_folder, load_images
+from w2snb.experiments.registry import EXPERIMENTS, register_experiment, resolve
+from w2snb.experiments.running import run, run_many
 from w2snb.losses import METHODS
 from w2snb.models.features import BACKBONES, Backbone, Embedder, _allocate, frozen_features, get_backbone
 from w2snb.models.small import NETWORKS, register_network

@@ -6,9 +6,10 @@ import sys
 import pytest
 import torch
 
-from w2snb import experiments
+from w2snb.experiments import running
 from w2snb.core.locks import Busy, Lock, living
-from w2snb.experiments.running import resolve, run
+from w2snb.experiments.registry import resolve
+from w2snb.experiments.running import run
 from w2snb.results.records import Store
 from w2snb.training.loop import check_team
 from w2snb.training.recipes import RECIPES
@@ -68,7 +69,7 @@ def test_a_team_waits_for_others(one, tmp_path, monkeypatch):
     other = Lock(tmp_path / "locks", f"run-{record.id}")
     assert other.try_acquire()
     monkeypatch.setattr(Busy, "wait", lambda busy: (waited.append(busy.lock.name), other.release()))
-    monkeypatch.setattr(experiments, "launch", lambda *_, **__: held.extend(living(tmp_path / "locks")))
+    monkeypatch.setattr(running, "launch", lambda *_, **__: held.extend(living(tmp_path / "locks")))
     run(**WHAT, method="acd", num_processes=2, store=tmp_path, progress=False)
     assert waited == [f"run-{record.id}"] and waited[0] in held
     assert [name[:4] for name in sorted(held)] == ["fit-", "fit-", "run-"]  # teacher, student alone

@@ -34,7 +34,7 @@ def contents(folder):
 def test_nothing_left_to_do(copy, command):
     before = contents(copy)
     if command == "nbdev_export":
-        for module in (copy / "w2snb").glob("*.py"):
+        for module in (copy / "w2snb").rglob("*.py"):
             if module.name != "__init__.py":
                 module.unlink()
     subprocess.run([sys.executable, "-c", f"from nbdev.export import nb_export; from nbdev import *; from nbdev.clean import *; {command}()"], cwd=copy, check=True)
@@ -106,7 +106,7 @@ def test_losses_import_nothing_heavy():
 
 
 def test_exported_lines_fit_a_screen(root):
-    for module in (root / "w2snb").glob("*.py"):
+    for module in (root / "w2snb").rglob("*.py"):
         lines = [line for line in module.read_text().splitlines() if not line.startswith("__all__")]
         if module.name != "_modidx.py":
             assert max(map(len, lines), default=0) <= 130, f"{module.name} has a line of {max(map(len, lines))} columns"

@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from conftest import ROOT
-from w2snb.core.files import content_hash, write_atomic
-from w2snb.experiments.running import resolve, run
-from w2snb.losses import METHODS, get_method, register_method
+from w2snb.core.files import write_atomic
+from w2snb.experiments.registry import resolve
+from w2snb.experiments.running import run
+from w2snb.losses import METHODS, register_method
 from w2snb.reporting.figures import run_table
 from w2snb.reporting.lookup import published_for
 from w2snb.reporting.regenerating import all_sheets
 from w2snb.results.index import store_index
 from w2snb.results.metrics import pack_hits
-from w2snb.results.records import Store, parse_record, read_records, write_jsonl
+from w2snb.results.records import Store, parse_record, read_records
 
 SHORT = dict(epochs=1, train_size=64, device="cpu", progress=False)
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "digits.json").read_text())

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from w2snb.core.files import content_hash, project_root
-from w2snb.experiments.running import resolve
+from w2snb.experiments.registry import resolve
 from w2snb.experiments.tables import TABLES
 from w2snb.reporting.figures import markdown_text, to_markdown
 from w2snb.reporting.lookup import find_parts, table_parts
@@ -201,7 +201,7 @@ def test_one_table_that_cannot_be_made(tmp_path, monkeypatch, capsys):
 @pytest.mark.quick
 def test_sources_of_the_site(tmp_path, monkeypatch):
     """Every chapter of the table of contents is there, the results with their tables; a folder that is no site is not replaced."""
-    from w2snb import site
+    from w2snb.reporting import site
 
     made = {"digits_labels": make_sheets("digits_labels", "Labels", find_parts("digits_labels"))}
     monkeypatch.setattr(site, "all_sheets", lambda *_: made)

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import ROOT
-from w2snb.core.files import resolve_device
-from w2snb.experiments.running import EXPERIMENTS, resolve, run
+from w2snb.core.random import resolve_device
+from w2snb.experiments.registry import EXPERIMENTS, resolve
+from w2snb.experiments.running import run
 from w2snb.experiments.tables import TABLES, table_configs
 from w2snb.results.records import read_records
 from w2snb.tasks.contract import TASKS, run_id, task_name

@@ -8,14 +8,17 @@ from dataclasses import replace
 import pytest
 import torch
 
+import w2snb.results.records
 import w2snb.training.checkpoints
+import w2snb.training.shared
 import w2snb.core.files
 from apart import start_apart, wait_apart
-from w2snb.data.images import DATASETS
+from w2snb.data.sources import DATASETS
 from w2snb.experiments.running import run
 from w2snb.models.build import build_model, placed
-from w2snb.results.records import Store, read_records
-from w2snb.training.loop import FeatureObjective, LabelObjective, WeakObjective, train
+from w2snb.results.records import Store
+from w2snb.training.loop import train
+from w2snb.training.objectives import FeatureObjective, LabelObjective, WeakObjective
 from w2snb.training.recipes import RECIPES
 
 WHAT = dict(experiment="digits", method="acd", seed=0, epochs=2, train_size=100, device="cpu")
@@ -33,7 +36,7 @@ def compute(store, every=0.0, kill_at=None):
             os.kill(os.getpid(), signal.SIGKILL)
         return write(path, data)
 
-    for module in (w2snb.training.checkpoints, __import__("w2snb.results.records").records):
+    for module in (w2snb.training.checkpoints, w2snb.training.shared, w2snb.results.records):
         module.write_atomic = dying
     run(store=str(store), progress=False, **WHAT)
 

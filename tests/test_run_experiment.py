@@ -9,7 +9,7 @@ import pytest
 from jupyter_client.manager import start_new_kernel
 
 from conftest import ROOT
-from w2snb.core.files import stale_modules
+from w2snb.core.provenance import stale_modules
 from w2snb.experiments.parameters import Parameters
 from w2snb.experiments.running import run
 from w2snb.results.records import read_records

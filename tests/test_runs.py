@@ -9,15 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from w2snb.core.files import resolve_device, seeded
-from w2snb.data.images import DATASETS
-from w2snb.experiments.running import resolve, run, run_many
+from w2snb.core.random import resolve_device, seeded
+from w2snb.data.sources import DATASETS
+from w2snb.experiments.registry import resolve
+from w2snb.experiments.running import run, run_many
 from w2snb.losses import METHODS, get_method
 from w2snb.models.build import build_model
 from w2snb.models.small import NETWORKS
 from w2snb.results.records import Store, parse_record
 from w2snb.tasks.end_to_end import feature_objective, load_task
-from w2snb.training.loop import LabelObjective, WeakObjective, train
+from w2snb.training.loop import train
+from w2snb.training.objectives import LabelObjective, WeakObjective
 from w2snb.training.recipes import RECIPES
 
 SHORT = dict(epochs=2, train_size=200, device="cpu", progress=False)
@@ -156,7 +158,7 @@ def test_real_images_end_to_end(tmp_path):
 
 def test_an_edited_loss_is_not_silently_skipped(tmp_path, monkeypatch):
     run("digits", store=tmp_path, **SHORT)
-    monkeypatch.setattr("w2snb.core.files.code_hashes", lambda: {"losses": "edited"})
+    monkeypatch.setattr("w2snb.core.provenance.code_hashes", lambda: {"losses": "edited"})
     with pytest.warns(UserWarning, match="computed before .*imitation.* changed; force=True"):
         run("digits", store=tmp_path, **SHORT)
 
@@ -187,7 +189,7 @@ def test_one_call_takes_a_bare_name_and_numpy_seeds(tmp_path):
 
 
 def test_force_trains_what_is_shared_once(tmp_path, monkeypatch):
-    import w2snb.tasks.end_to_end as runs
+    from w2snb.tasks import end_to_end as runs
 
     run_many("digits", ["soft_ce", "hard_ce"], [0], store=tmp_path, **SHORT)
     trained, real = [], runs.train
@@ -197,7 +199,7 @@ def test_force_trains_what_is_shared_once(tmp_path, monkeypatch):
 
 
 def test_a_crash_after_training_does_not_lose_the_student(tmp_path, monkeypatch):
-    import w2snb.tasks.end_to_end as runs
+    from w2snb.tasks import end_to_end as runs
 
     record = run("digits", store=tmp_path, save=False, **SHORT)  # the process ends here
     monkeypatch.setattr(runs, "train", lambda *a, **k: 1 / 0)

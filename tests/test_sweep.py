@@ -10,7 +10,6 @@ import pytest
 
 import sweeping
 from sweeping import check, kernels, planned, result, wait_for
-from w2snb.experiments.plans import read_state
 from w2snb.experiments.running import run_many
 from w2snb.experiments.sweeps import main, plan, sweep
 from w2snb.results.records import Store

@@ -8,7 +8,8 @@ from PIL import Image
 
 from w2snb.data.weak_labels import COMBINE, WEAK_LABELS, register_combine, register_weak_labels
 from w2snb.experiments.plans import plan_jobs
-from w2snb.experiments.running import EXPERIMENTS, resolve, run, run_many
+from w2snb.experiments.registry import EXPERIMENTS
+from w2snb.experiments.running import run, run_many
 from w2snb.experiments.tables import Table, table_requests
 from w2snb.reporting.figures import summarize
 from w2snb.reporting.lookup import row_name

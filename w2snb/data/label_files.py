@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core.files import nearest, shown_path, shown_value
+from ..core.files import shown_path
+from ..core.messages import nearest, shown_value
 from .weak_labels import class_logits
 
 # %% ../../nbs/data/04_label_files.ipynb #3254b42f

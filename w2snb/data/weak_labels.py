@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.files import check_choice, generator, shown_value
+from ..core.messages import check_choice, shown_value
+from ..core.random import generator
 
 # %% ../../nbs/data/03_weak_labels.ipynb #ad63a263
 def class_logits(

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..tasks.contract import TASKS
-from .running import resolve, run_many
 from ..core.locks import Lock
-from ..losses import get_method
 from .plans import Job, PlannedRun, note_done, note_failed, read_state, record_of
+from .registry import resolve
+from .running import run_many
+from ..losses import get_method
 from ..results.records import Store
+from ..tasks.contract import TASKS
 
 # %% ../../nbs/experiments/05_engines.ipynb #ea8ae399
 def compute_together(

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticCustomError
 
 from ..core.additions import use_additions
-from ..core.files import nearest, shown_value
+from ..core.messages import nearest, shown_value
 from ..losses import check_params, get_method, method_and_preset
 
 # %% ../../nbs/experiments/00_parameters.ipynb #69e28c0f

@@ -15,17 +15,19 @@ from numbers import Integral
 from pathlib import Path
 
 from ..core.additions import addition_paths, is_addition, use_additions
-from ..tasks.contract import TASKS, Place, added_code, run_id
-from ..core.files import RESULT_VERSION, content_hash, file_hash, project_root, resolve_device, write_atomic
-from ..data.images import data_folder
-from .running import EXPERIMENTS, resolve
-from ..data.label_files import is_labels_file
+from ..core.files import content_hash, file_hash, project_root, write_atomic
 from ..core.locks import living
-from ..losses import get_method
-from ..tasks.probe_experiments import COMPARED
+from ..core.provenance import RESULT_VERSION
+from ..core.random import resolve_device
+from ..data.label_files import is_labels_file
+from ..data.sources import data_folder
 from .parameters import separate_names
-from ..results.records import Record, Store, read_records
+from .registry import EXPERIMENTS, resolve
 from .tables import TABLES, table_requests
+from ..losses import get_method
+from ..results.records import Record, Store, read_records
+from ..tasks.contract import TASKS, Place, added_code, run_id
+from ..tasks.probe_experiments import COMPARED
 
 # %% ../../nbs/experiments/04_plans.ipynb #53f94274
 def requests(

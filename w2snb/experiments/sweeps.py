@@ -11,13 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..core.additions import use_additions
-from ..core.files import check_choice, default_store, progress_bar, project_root, shown_path
-from .engines import Ask, DaskEngine, LocalEngine, gpu_count, local_workers
-from .running import EXPERIMENTS
+from ..core.files import default_store, project_root, shown_path
 from ..core.locks import living, tidy
+from ..core.messages import check_choice
+from ..core.progress import progress_bar
+from .engines import Ask, DaskEngine, LocalEngine, gpu_count, local_workers
 from .plans import Plan, duration, known_configs, make_plan, plan_jobs, read_state, requests
-from ..results.records import Store
+from .registry import EXPERIMENTS
 from .tables import TABLES
+from ..results.records import Store
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #4793b257
 ENGINES = ('local', 'dask', 'shard')

@@ -10,8 +10,9 @@ __all__ = ['TABLES', 'TEN', 'OWN_DEFAULTS', 'RATED', 'UNTRAINED', 'PUBLISHED', '
 import json
 from dataclasses import dataclass, field
 
-from ..core.files import check_choice, project_root
-from .running import DIGITS, EXPERIMENTS, GOLD, PAIRS, PROBES, resolve
+from ..core.files import project_root
+from ..core.messages import check_choice
+from .registry import DIGITS, EXPERIMENTS, GOLD, PAIRS, PROBES, resolve
 from ..losses import METHODS
 from ..tasks.probe_experiments import COMPARED, choose
 

@@ -10,7 +10,6 @@ __all__ = ['ACD_PRESETS', 'self_term', 'aug_conf', 'adaptive_weight', 'self_weig
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .imitation import softened_kl

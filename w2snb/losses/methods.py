@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.files import check_choice, shown_value
+from ..core.messages import check_choice, shown_value
 
 # %% ../../nbs/losses/00_methods.ipynb #7631b3c8
 class _Lift(torch.autograd.Function):

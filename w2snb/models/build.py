@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import w2snb.models.deep, w2snb.models.light  # they register their networks
-from ..core.files import check_choice, shown_path, user_folder
+from ..core.files import shown_path, user_folder
+from ..core.messages import check_choice
 from .small import NETWORKS, Stages
 
 # %% ../../nbs/models/03_build.ipynb #13b0870b

@@ -17,9 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.files import (RESULT_VERSION, array_hash, autocast, cache_folder, check_choice, content_hash, progress_bar,
-                        resolve_device, seeded, shown_path, write_atomic)
-from ..data.images import DATASETS, ImageSet, normalise, to_float
+from ..core.files import array_hash, cache_folder, content_hash, shown_path, write_atomic
+from ..core.messages import check_choice
+from ..core.progress import progress_bar
+from ..core.provenance import RESULT_VERSION
+from ..core.random import autocast, resolve_device, seeded
+from ..data.images import ImageSet, normalise, to_float
+from ..data.sources import DATASETS
 from .build import build_model, check_network, feature_stages, load_weights, weights_folder
 
 # %% ../../nbs/models/04_features.ipynb #18a6acaa

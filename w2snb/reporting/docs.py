@@ -55,8 +55,8 @@ def execute(
 
 def documented(root: Path) -> list[Path]:
     "Notebooks whose outputs are stored: all but the one that papermill runs, and the benchmarks, which measure anew."
-    found = sorted((root/'nbs').glob('*.ipynb')) + sorted((root/'nbs'/'reports').glob('*.ipynb'))
-    return [p for p in found if p.name != 'run_experiment.ipynb']
+    found = [p for p in sorted((root/'nbs').rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts]
+    return [p for p in found if p.name != 'run_experiment.ipynb' and p.parent.name != 'benchmarks']
 
 # %% ../../nbs/reporting/05_docs.ipynb #dc969ad1
 DECIMAL = re.compile(r'-?\d+\.\d*(?:e-?\d+)?|-?\d+e-\d+')

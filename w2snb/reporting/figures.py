@@ -20,13 +20,16 @@ import seaborn as sns
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ..tasks.contract import task_name
-from ..core.files import check_choice, resolve_device, shown_number, write_atomic
-from ..experiments.running import is_as_registered, published
-from ..results.intervals import Interval, holm, p_value, pgr_interval, two_way
+from ..core.files import write_atomic
+from ..core.messages import check_choice, shown_number
+from ..core.random import resolve_device
 from ..data.label_files import is_labels_file
+from ..experiments.registry import is_as_registered
 from ..losses import METHODS, weight_range
+from ..results.intervals import Interval, holm, p_value, pgr_interval, two_way
+from ..results.published import published
 from ..results.records import Record
+from ..tasks.contract import task_name
 
 # %% ../../nbs/reporting/01_figures.ipynb #a92ca1ef
 ROLES = dict(teacher='teacher', student_alone='student alone', student='student', ceiling='ceiling')  # column -> name shown

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ..tasks.contract import LATER, TASKS, Config, task_name
-from ..core.files import check_choice, content_hash, project_root, shown_path
-from ..experiments.running import EXPERIMENTS, is_as_registered, resolve
-from ..results.index import find_records, store_index
-from ..training.recipes import RECIPES
-from ..results.records import Record, Store, read_records
-from .figures import setting
+from ..core.files import content_hash, project_root, shown_path
+from ..core.messages import check_choice
+from ..experiments.registry import EXPERIMENTS, is_as_registered, resolve
 from ..experiments.tables import TABLES, Table, table_settings
+from .figures import setting
+from ..results.index import find_records, store_index
+from ..results.records import Record, Store, read_records
+from ..tasks.contract import LATER, TASKS, Config, task_name
+from ..training.recipes import RECIPES
 
 # %% ../../nbs/reporting/00_lookup.ipynb #509d6ebe
 class Origin(NamedTuple):

@@ -13,15 +13,17 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from ..core.additions import use_additions
-from ..core.files import check_choice, default_store, project_root, shown_path, write_atomic
-from ..experiments.running import EXPERIMENTS
-from ..results.index import store_index
-from .pages import anchor, notebook_html, picture, sheet_html, slug, to_html, trace, trace_html, whole_page
-from ..results.records import Store
-from .figures import markdown_text, set_style
-from .tables import Sheet, make_sheets, sheet_csv, sheet_figure, sheet_latex, sheet_markdown
-from .lookup import find_parts, published_for
+from ..core.files import default_store, project_root, shown_path, write_atomic
+from ..core.messages import check_choice
+from ..experiments.registry import EXPERIMENTS
 from ..experiments.tables import TABLES
+from .figures import markdown_text, set_style
+from .lookup import find_parts, published_for
+from .pages import (anchor, notebook_html, picture, sheet_html, slug, to_html, trace,
+    trace_html, whole_page)
+from .tables import Sheet, make_sheets, sheet_csv, sheet_figure, sheet_latex, sheet_markdown
+from ..results.index import store_index
+from ..results.records import Store
 
 # %% ../../nbs/reporting/04_regenerating.ipynb #1976974b
 def table_sheets(

@@ -18,11 +18,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ..tasks.contract import task_name
 from ..core.files import project_root
-from ..results.intervals import Interval, holm, p_value, pgr_interval, seeds_interval, two_way
-from .figures import COLORS, ROLES, markdown_text, plot_label_curve, stacked_hits, stacked_units
+from w2snb.reporting.figures import (COLORS, ROLES, markdown_text, plot_label_curve, stacked_hits,
+    stacked_units)
 from .lookup import Part, Row, published_for
+from ..results.intervals import Interval, holm, p_value, pgr_interval, seeds_interval, two_way
+from ..tasks.contract import task_name
 
 # %% ../../nbs/reporting/02_tables.ipynb #ac655710
 class Cell(NamedTuple):

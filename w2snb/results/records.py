@@ -4,22 +4,19 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'RANGES', 'TWICE', 'NEEDED', 'KINDS', 'ROLES', 'metric_range', 'Record', 'parse_record', 'parse_stored',
-           'Store', 'stored_fit', 'shared_fit', 'write_jsonl', 'read_records']
+           'Store', 'write_jsonl', 'read_records']
 
 # %% ../../nbs/results/03_records.ipynb #58dc3d77
-import base64, fnmatch, functools, hashlib, json, lzma, math, tempfile, warnings
-from collections.abc import Callable, Iterable
+import base64, fnmatch, functools, json, lzma, tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from torch import nn
 
-from ..core.files import changed_since, code_hashes, first_line, shown_path, write_atomic
+from ..core.files import null_for_nan, shown_path, write_atomic
 from .metrics import unpack_hits
-from ..training.loop import Fit
 
 # %% ../../nbs/results/03_records.ipynb #5d0a71c2
 SCHEMA = 1  # of the layout of a record
@@ -117,18 +114,6 @@ def _odd_history(r) -> str | None:
         if n != epochs and not (r.status == 'diverged' and 0 < n < epochs):
             return f"{name} has {n} entries, for {epochs} epochs"
 
-# %% ../../nbs/results/03_records.ipynb #f7c9cf8e
-def _null_for_nan(value):
-    "Plain JSON: numbers that are not finite become None, deep down."
-    if isinstance(value, dict): return {k: _null_for_nan(v) for k, v in value.items()}
-    if isinstance(value, list): return value if _all_finite(value) else [_null_for_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-def _all_finite(values: list) -> bool:
-    "Whether these are numbers, and all finite: the usual case, in which nothing has to be copied."
-    try: return math.isfinite(math.fsum(values))
-    except (TypeError, ValueError, OverflowError): return False
-
 # %% ../../nbs/results/03_records.ipynb #109e1f20
 class Record(BaseModel):
     "One run: experiment x method x seed. Raises `ValueError` where it is at odds with itself."
@@ -150,7 +135,7 @@ class Record(BaseModel):
 
     @field_validator('metrics', 'history', mode='before')
     @classmethod
-    def _finite(cls, value): return _null_for_nan(value)
+    def _finite(cls, value): return null_for_nan(value)
 
     @model_validator(mode='after')
     def _agrees_with_itself(self):
@@ -229,60 +214,6 @@ class Store:
     def records(self) -> list[Record]:
         "All records, by id."
         return [self.get(p.stem) for p in sorted(self.folder.glob('*.json'))]
-
-# %% ../../nbs/results/03_records.ipynb #9bbd6a79
-def _fit_hash(about: dict, weights: dict) -> str:
-    "A name for the weights of a network and the facts of its training."
-    h = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name, w in sorted(weights.items()):
-        h.update(f'{name} {w.dtype} {tuple(w.shape)}'.encode())
-        h.update(w.contiguous().reshape(-1).view(torch.uint8).numpy())
-    return h.hexdigest()
-
-def _fit_to_bytes(fit: Fit) -> bytes:
-    from safetensors.torch import save
-    about = _null_for_nan(dict(history=fit.history, seconds=fit.seconds, images_per_second=fit.images_per_second,
-                               diverged=fit.diverged, code=code_hashes()))
-    weights = {k: v.detach().cpu().contiguous() for k, v in fit.model.state_dict().items()}
-    return save(weights, metadata=dict(fit=json.dumps(about | dict(sha256=_fit_hash(about, weights)))))
-
-def _fit_from_file(path: Path, model: nn.Module) -> Fit:
-    "Read a network back; raises whatever safetensors, json or torch think of a damaged file."
-    from safetensors import safe_open
-    with safe_open(path, 'pt') as f:
-        about, weights = json.loads(f.metadata()['fit']), {k: f.get_tensor(k) for k in f.keys()}
-    if 'sha256' not in about: raise ValueError("it holds no sha256")
-    if about.pop('sha256') != _fit_hash(about, weights): raise ValueError("its content is not that of its sha256")
-    if changed := changed_since(about.pop('code')):
-        warnings.warn(f"{shown_path(path)} was trained before {changed} changed; force=True trains it again")
-    model.load_state_dict(weights)
-    return Fit(model.eval(), **about)
-
-# %% ../../nbs/results/03_records.ipynb #c7825219
-def stored_fit(
-    store: Store,
-    id: str, # of the network
-    build: Callable, # () -> the untrained network
-) -> Fit | None: # None if it is not there, or is not what was written
-    "A network from the store as it was written; a file that has changed since is named in a warning."
-    path = store.fit_path(id)
-    if not path.exists(): return None
-    try: return _fit_from_file(path, build())
-    except Exception as e:
-        warnings.warn(f"{shown_path(path)} is damaged or of an earlier version; its network is trained again ({first_line(e)})")
-
-def shared_fit(
-    store: Store, # where it is kept
-    id: str, # of the network: what it is, what it saw, and under which seed
-    build: Callable, # () -> the untrained network
-    make: Callable, # (network) -> Fit
-    force: bool = False, # train even if it is there
-) -> Fit:
-    "A trained network from the store, or trained now and kept there. A damaged file is trained again."
-    if not force and (fit := stored_fit(store, id, build)): return fit
-    fit = make(build())
-    write_atomic(store.fit_path(id), _fit_to_bytes(fit))
-    return fit
 
 # %% ../../nbs/results/03_records.ipynb #106e3c75
 def write_jsonl(

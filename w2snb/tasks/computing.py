@@ -14,14 +14,15 @@ from dataclasses import replace
 import torch
 
 from ..core.additions import used_additions
-from .contract import TASKS, Config, Outcome, Place, TaskData, run_id
-from ..core.files import changed_since, content_hash, provenance, shown_path
-from ..results.metrics import pack_hits
+from ..core.files import content_hash, shown_path
 from ..core.locks import Busy, Claims
+from ..core.provenance import changed_since, provenance
 from ..losses import METHODS, Method, get_method
 from ..results.metric_groups import metrics_of, own_ranges
-from ..training.team import in_team, is_first
+from ..results.metrics import pack_hits
 from ..results.records import Record, Store
+from .contract import TASKS, Config, Outcome, Place, TaskData, run_id
+from ..training.team import in_team, is_first
 
 # %% ../../nbs/tasks/01_computing.ipynb #f4f18729
 def run_status(diverged: list, metrics: dict, method: Method, params: dict, classes: int) -> tuple[str, str]:

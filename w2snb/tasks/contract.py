@@ -17,12 +17,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..core.files import check_choice, content_hash, generator, shown_number
-from ..results.metrics import accuracy
+from ..core.files import content_hash
+from ..core.messages import check_choice, shown_number
+from ..core.random import generator
 from ..data.label_files import is_labels_file
 from ..data.weak_labels import COMBINE, apply_weak_labels, check_weak_labels, read_weak_labels
 from ..losses import get_method
 from ..models.small import NETWORKS
+from ..results.metrics import accuracy
 from ..results.records import Store
 
 # %% ../../nbs/tasks/00_contract.ipynb #aca60d4e

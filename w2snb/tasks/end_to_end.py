@@ -15,28 +15,33 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..training.checkpoints import Checkpoints
-from .contract import (Config, Outcome, Place, Task, TaskData, as_names, gives_labels, label_metrics, named_history, picked,
-                            register_task, run_id, source_of_added, taught_labels, teacher_fields)
-from ..core.files import RESULT_VERSION, array_hash, check_choice, code_hashes, content_hash, first_line, generator, seeded
-from ..data.images import (DATASETS, ImageSet, first_twins, keep_together, load_images, normalise, stratified_split, to_float,
-                       warn_of_twins)
-from ..results.metrics import accuracy
-from ..data.label_files import is_labels_file, read_labels_table, weak_labels
-from ..data.weak_labels import COMBINE, class_logits, combine_logits
+from ..core.files import array_hash, content_hash
 from ..core.locks import Lock
+from ..core.messages import check_choice, first_line
+from ..core.provenance import RESULT_VERSION
+from ..core.random import generator, seeded
+from w2snb.data.images import (ImageSet, first_twins, keep_together, normalise, stratified_split, to_float,
+    warn_of_twins)
+from ..data.label_files import is_labels_file, read_labels_table, weak_labels
+from ..data.sources import DATASETS, load_images
+from ..data.weak_labels import COMBINE, class_logits, combine_logits
 from ..losses import Method, get_method, method_loss
-from ..results.metric_groups import answers
 from ..models.build import build_model, check_network, feature_shapes, pair_maps, placed
 from ..models.small import NETWORKS
-from ..training.team import in_team, is_first, team_size
-from ..results.records import Store, shared_fit, stored_fit
+from ..results.metric_groups import answers
+from ..results.metrics import accuracy
+from ..results.records import Store
+from w2snb.tasks.contract import (Config, Outcome, Place, Task, TaskData, as_names, gives_labels,
+    label_metrics, named_history, picked, register_task, run_id, source_of_added, taught_labels,
+    teacher_fields)
+from ..training.checkpoints import Checkpoints
+from ..training.loop import Fit, compiled, fit_logistic, predict, train
+from ..training.objectives import FeatureObjective, LabelObjective, WeakObjective
 from ..training.recipes import RECIPES, Recipe, peak_rate, recipe_lines, steps_per_epoch
-from ..training.loop import FeatureObjective, Fit, LabelObjective, WeakObjective, compiled, fit_logistic, predict, train
+from ..training.shared import shared_fit, stored_fit
+from ..training.team import in_team, is_first, team_size
 
 # %% ../../nbs/tasks/02_end_to_end.ipynb #e4377c52
-code_hashes()  # taken now, when the code is loaded
-
 @dataclass(frozen=True, kw_only=True)
 class EndToEndConfig(Config):
     "A run of trained networks with nothing left open."
@@ -237,11 +242,11 @@ def _kept_fit(run: Run, id: str, build, make, force: bool) -> Fit:
     "A network from the store, or trained now from where it was left; `make` takes the network and its checkpoints."
     checkpoints = Checkpoints(run.place.store.fit_path(id).with_suffix('.steps'))
     idle = not force and not checkpoints.files()  # nothing to tidy up, and nothing to train if it is there
-    if idle and (fit := stored_fit(run.place.store, id, build)): return fit
+    if idle and (fit := stored_fit(run.place.store.fit_path(id), build)): return fit
     try:
         with locked(run.place.store, f'fit-{id}'):
             if force: checkpoints.clear()  # by all processes of a team, before any of them writes
-            fit = shared_fit(run.place.store, id, build, lambda model: make(model, checkpoints), force)
+            fit = shared_fit(run.place.store.fit_path(id), build, lambda model: make(model, checkpoints), force)
             if is_first(): checkpoints.clear()
     except KeyboardInterrupt:
         kept = checkpoints.files()

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.files import generator
-from ..results.metrics import accuracy
-from ..training.heads import Head, HeadStack, Lesson, feature_scale, same_length, train_heads
-from ..data.weak_labels import (STRUCTURES, class_logits, ensemble_logits, model_errors, most_confident, noisy_labels, principal_features,
-                          structured_errors)
+from ..core.random import generator
+from ..data.weak_labels import (STRUCTURES, class_logits, ensemble_logits, model_errors, most_confident,
+    noisy_labels, principal_features, structured_errors)
 from ..losses import METHODS
-from .probe_training import LABELLED, shared_heads
+from ..results.metrics import accuracy
 from ..results.records import Store
 from .probe import ProbeConfig, load_probe
+from .probe_training import LABELLED, shared_heads
+from ..training.heads import Head, HeadStack, Lesson, feature_scale, same_length, train_heads
 
 # %% ../../nbs/tasks/06_exchanged_labels.ipynb #658d727d
 @dataclass

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .contract import Config, TaskData, gives_labels
-from ..core.files import array_hash, content_hash, shown_number
-from ..data.images import (ImageSet, first_twins, has_splits, keep_together, load_images, stratified_split,
-                       warn_of_twins)
-from ..models.features import _checkpoint, check_backbones, frozen_features, get_backbone
-from ..data.weak_labels import class_logits
+from ..core.files import array_hash, content_hash
+from ..core.messages import shown_number
+from ..data.images import ImageSet, first_twins, keep_together, stratified_split, warn_of_twins
 from ..data.label_files import is_labels_file, read_labels_table, weak_labels
+from ..data.sources import has_splits, load_images
+from ..data.weak_labels import class_logits
+from ..models.features import check_backbones, _checkpoint, frozen_features, get_backbone
+from .contract import Config, TaskData, gives_labels
 
 # %% ../../nbs/tasks/03_probe.ipynb #c095fa41
 def components(

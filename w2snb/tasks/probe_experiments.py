@@ -14,13 +14,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..core.files import content_hash
+from ..core.messages import shown_value
+from ..core.random import generator
+from ..losses import get_method
 from .computing import load_all
 from .contract import Place
-from ..core.files import content_hash, generator, shown_value
-from ..training.heads import Head, Lesson, feature_scale, teach_heads
-from ..losses import get_method
-from .probe_training import probe_trials, shared_heads
 from .probe import ProbeConfig, ProbeData, load_probe
+from .probe_training import probe_trials, shared_heads
+from ..training.heads import Head, Lesson, feature_scale, teach_heads
 
 # %% ../../nbs/tasks/05_probe_experiments.ipynb #edc7e2c6
 @dataclass(frozen=True)

@@ -12,23 +12,27 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+import torch.nn.functional as F
 
-from .contract import (Outcome, Task, as_names, gives_labels, label_metrics, named_history, picked, register_task,
-                            taught_labels, teacher_fields)
-from ..core.files import RESULT_VERSION, array_hash, code_hashes, content_hash, shown_value
-from ..results.metrics import accuracy, pgr
-from ..models.features import get_backbone
-from ..training.heads import (Head, HeadStack, Lesson, TaughtHeads, check_head, feature_scale, same_length, teach_heads,
-                         train_heads)
+from ..core.files import array_hash, content_hash
+from ..core.messages import shown_value
+from ..core.provenance import RESULT_VERSION
 from ..data.label_files import ENDINGS, is_labels_file
 from ..data.weak_labels import combine_logits, principal_projection
 from ..losses import get_method
+from ..models.features import get_backbone
 from ..results.metric_groups import answers
-from ..results.records import Store, shared_fit
+from ..results.metrics import accuracy, pgr
+from ..results.records import Store
+from .contract import (Outcome, Task, as_names, gives_labels, label_metrics, named_history, picked,
+    register_task, taught_labels, teacher_fields)
 from .probe import ProbeConfig, ProbeData, components, load_probe, needs_features, with_seed
-from ..training.loop import Fit, as_shares
+from ..training.heads import (Head, HeadStack, Lesson, TaughtHeads, check_head, feature_scale,
+    same_length, teach_heads, train_heads)
+from ..training.loop import Fit
+from ..training.objectives import as_shares
+from ..training.shared import shared_fit
 
 # %% ../../nbs/tasks/04_probe_training.ipynb #2fd6e49d
 def _view(config: ProbeConfig, task: ProbeData, teacher: str | None) -> Callable: # [n, all columns] -> [n, d]
@@ -44,7 +48,6 @@ def _view(config: ProbeConfig, task: ProbeData, teacher: str | None) -> Callable
     return lambda raw: project((same_length(raw[:, columns], config.scaling) - mean) / scale)
 
 # %% ../../nbs/tasks/04_probe_training.ipynb #ef6600f5
-code_hashes()  # taken now, when the code is loaded
 LABELLED = dict(method='ce', params={}, lr=1e-3)  # Adam with 1e-3, as in Burns et al. 2023, App. D
 
 def _labelled_head(config: ProbeConfig, task: ProbeData, store: Store, part: str, force: Callable, teacher: str | None = None):
@@ -66,7 +69,7 @@ def _labelled_head(config: ProbeConfig, task: ProbeData, store: Store, part: str
         seconds = time.perf_counter() - start
         return Fit(layer, {}, seconds, epochs * len(index) / seconds)
     def build(): return nn.Linear(x.shape[1], len(task.classes)).to(x.device)
-    layer = shared_fit(store, id, build, make, force(id)).model.requires_grad_(False)
+    layer = shared_fit(store.fit_path(id), build, make, force(id)).model.requires_grad_(False)
     return lambda raw: layer((same_length(see(raw), config.scaling) - mean) / scale)
 
 # %% ../../nbs/tasks/04_probe_training.ipynb #37c0926f

@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.files import check_choice, generator, progress_bar
+from ..core.messages import check_choice
+from ..core.progress import progress_bar
+from ..core.random import generator
 from ..losses import get_method, method_head, method_loss
 from .loop import batches
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..core.files import shown_number
+from ..core.messages import shown_number
 
 # %% ../../nbs/training/00_recipes.ipynb #01767a21
 @dataclass(frozen=True)
