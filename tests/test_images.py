@@ -13,10 +13,10 @@ from PIL import Image
 
 from conftest import ROOT
 from w2snb.data import images, sources
-from w2snb.models import features
 from w2snb.data.images import first_twins, keep_together, warn_of_twins
 from w2snb.data.sources import _decode, from_folder, from_parquet, load_images
 from w2snb.experiments.running import label_images, run
+from w2snb.models import features
 from w2snb.models.features import frozen_features, get_backbone
 
 DATA = os.environ.get("W2SNB_DATA")

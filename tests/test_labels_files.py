@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from w2snb.tasks import probe as tasks
 from w2snb.core.files import array_hash
 from w2snb.data.label_files import is_labels_file, read_labels_table, weak_labels
 from w2snb.data.weak_labels import class_logits
@@ -20,6 +19,7 @@ from w2snb.experiments.running import label_images, run
 from w2snb.models.features import BACKBONES, Backbone
 from w2snb.models.small import NETWORKS
 from w2snb.reporting.figures import plan_table
+from w2snb.tasks import probe as tasks
 from w2snb.tasks.probe import load_probe
 from w2snb.tasks.probe_training import is_chance
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from w2snb.tasks import end_to_end as runs
 from w2snb.core.random import seeded
 from w2snb.data.images import digits
 from w2snb.data.sources import DATASETS
@@ -15,6 +14,7 @@ from w2snb.experiments.registry import EXPERIMENTS, resolve
 from w2snb.experiments.running import _place, run
 from w2snb.models.build import build_model
 from w2snb.results.records import Store
+from w2snb.tasks import end_to_end as runs
 from w2snb.tasks.contract import Place
 from w2snb.tasks.end_to_end import ROOM, Run, images_fit, load_task
 from w2snb.training.loop import fetch, predict, train

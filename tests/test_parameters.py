@@ -11,7 +11,7 @@ import torch
 from w2snb.core.messages import first_line, shown_value
 from w2snb.experiments.parameters import check_parameters, notebook_parameters
 from w2snb.experiments.running import label_images, run
-from w2snb.experiments.sweeps import assignments
+from w2snb.experiments.sweeps import parse_assignments
 from w2snb.losses import ALLOWED, METHODS, check_params
 from w2snb.models.build import load_weights
 
@@ -75,7 +75,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path, name):
 
 def test_a_command_line_has_types_and_numpy_counts():
     """What `w2snb_sweep` and papermill read from words is typed; integers of numpy are integers."""
-    given = assignments(["epochs=2", "tau=1", "lr=1e-3", "student=resnet56", "force=True", "T=2."])
+    given = parse_assignments(["epochs=2", "tau=1", "lr=1e-3", "student=resnet56", "force=True", "T=2."])
     parameters, own = check_parameters(**given)
     assert (parameters.epochs, parameters.lr, parameters.force, own) == (2, 1e-3, True, dict(tau=1.0, T=2.0))
     parameters, own = check_parameters(seed=np.int64(3), tau=np.float32(2), T=np.int64(4))

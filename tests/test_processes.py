@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
-from w2snb.experiments import running
 from w2snb.core.locks import Busy, Lock, living
+from w2snb.experiments import running
 from w2snb.experiments.registry import resolve
 from w2snb.experiments.running import run
 from w2snb.results.records import Store

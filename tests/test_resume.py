@@ -15,7 +15,7 @@ import w2snb.core.files
 from apart import start_apart, wait_apart
 from w2snb.data.sources import DATASETS
 from w2snb.experiments.running import run
-from w2snb.models.build import build_model, placed
+from w2snb.models.build import build_model, to_device
 from w2snb.results.records import Store
 from w2snb.training.loop import train
 from w2snb.training.objectives import FeatureObjective, LabelObjective, WeakObjective
@@ -130,7 +130,7 @@ def test_everything_random_goes_on(tmp_path):
 
     def go(objective, folder=None):
         torch.manual_seed(0)
-        net = placed(build_model("resnet8", 100), x)
+        net = to_device(build_model("resnet8", 100), x)
         kept = w2snb.training.checkpoints.Checkpoints(folder, every=0.0) if folder else None
         return train(net, x, objective(torch.arange(64)), recipe, DATASETS["cifar100"], 0, checkpoints=kept)
 

@@ -97,7 +97,7 @@ def _ranges(numbers: list) -> str:
 # %% ../../nbs/reporting/03_pages.ipynb #cab94b15
 def trace(
     sheets: list, # of `Sheet`
-    told: dict, # key -> `sources.Told`, the published numbers of these sheets
+    told: dict, # key -> `sources.PublishedNumber`, the published numbers of these sheets
 ) -> dict: # anchor -> (title, places, ids or source)
     "All that the cells of some sheets lead to."
     rows = {row.key: (f'{p.experiment}, {row.name}' + f' ({p.altered})' * bool(p.altered), list(row.runs.values()))

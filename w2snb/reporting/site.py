@@ -46,8 +46,9 @@ def chapters(
 ) -> dict: # title -> paths without suffix, below the project
     "A chapter for each folder; the notebooks in none come first, the tables before the notebooks about them."
     rank = lambda p: (FIRST.index(p.stem) if p.stem in FIRST else len(FIRST), p.stem)
-    found = {title: [f'nbs/{p.relative_to(nbs).with_suffix("").as_posix()}' for p in sorted((nbs/folder).glob('*.ipynb'), key=rank)
-                     if p.stem != 'index'] for title, folder in PARTS.items()}
+    within = lambda folder: [p for p in sorted((nbs/folder).glob('*.ipynb'), key=rank) if p.stem != 'index']
+    path = lambda p: f"nbs/{p.relative_to(nbs).with_suffix('').as_posix()}"
+    found = {title: [path(p) for p in within(folder)] for title, folder in PARTS.items()}
     return found | dict(Findings=['results', *found['Findings']])
 
 # %% ../../nbs/reporting/06_site.ipynb #26b7b521

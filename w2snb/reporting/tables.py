@@ -32,7 +32,7 @@ class Cell(NamedTuple):
     value: float | None = None # fraction, p, or a count
     low: float | None = None # of the 95 % interval
     high: float | None = None
-    keys: tuple = () # of `sources.Row` and `sources.Told`
+    keys: tuple = () # of `sources.Row` and `sources.PublishedNumber`
 
 def interval_cell(
     interval: Interval | None, # fractions

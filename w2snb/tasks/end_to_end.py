@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROOM', 'EndToEndConfig', 'EndToEndData', 'images_fit', 'load_task', 'check_runnable', 'feature_objective', 'Run',
-           'locked', 'Labelled', 'labelled', 'fit_id', 'Several', 'EndToEnd']
+           'locked', 'Reference', 'reference_networks', 'fit_id', 'Several', 'EndToEnd']
 
 # %% ../../nbs/tasks/02_end_to_end.ipynb #026b69b8
 import contextlib, warnings
@@ -26,7 +26,7 @@ from ..data.label_files import is_labels_file, read_labels_table, weak_labels
 from ..data.sources import DATASETS, load_images
 from ..data.weak_labels import COMBINE, class_logits, combine_logits
 from ..losses import Method, get_method, method_loss
-from ..models.build import build_model, check_network, feature_shapes, pair_maps, placed
+from ..models.build import build_model, check_network, feature_shapes, pair_maps, to_device
 from ..models.small import NETWORKS
 from ..results.metric_groups import answers
 from ..results.metrics import accuracy
@@ -185,7 +185,7 @@ def check_runnable(config: EndToEndConfig, task: EndToEndData):
     method_loss(config.method, some, some.clone(), torch.zeros(2, dtype=torch.int64), **params)
 
 def _try_features(config: EndToEndConfig, task: EndToEndData):
-    "Ask a feature method for the loss of two images."
+    "JobOptions a feature method for the loss of two images."
     with seeded(config.seed, 'student'):
         student, teacher = (build_model(n, len(task.classes)).to(task.device).eval() for n in (config.student, config.teacher))
     labels, index = torch.zeros(2, dtype=torch.int64, device=task.device), torch.arange(2)
@@ -256,7 +256,7 @@ def _kept_fit(run: Run, id: str, build, make, force: bool) -> Fit:
     return fit
 
 # %% ../../nbs/tasks/02_end_to_end.ipynb #eb89eb59
-class Labelled(NamedTuple):
+class Reference(NamedTuple):
     "A network on the true labels of one part of the images."
     network: str
     part: str # key of `EndToEndData.parts`
@@ -264,16 +264,16 @@ class Labelled(NamedTuple):
     stream: str # of its random numbers
     title: str
 
-def labelled(c: EndToEndConfig) -> dict: # role -> `Labelled`
+def reference_networks(c: EndToEndConfig) -> dict: # role -> `Reference`
     "The networks of a run that learn from true labels; without 'student_alone' where that is the ceiling."
     both = c.supervision == 'teacher+labels'
     roles = ['teacher'] if len(c.teachers) == 1 else [f'teacher{i + 1}' for i in range(len(c.teachers))]
-    roles = {k: Labelled(t, 'gold', c.teacher_seed, 'teacher', k) for k, t in zip(roles, c.teachers) if t in c.networks}
-    roles['ceiling'] = Labelled(c.student, 'student', c.seed, 'student', 'student alone = ceiling' if both else 'ceiling')
-    return roles if both else roles | dict(student_alone=Labelled(c.student, 'gold', c.seed, 'student', 'student alone'))
+    roles = {k: Reference(t, 'gold', c.teacher_seed, 'teacher', k) for k, t in zip(roles, c.teachers) if t in c.networks}
+    roles['ceiling'] = Reference(c.student, 'student', c.seed, 'student', 'student alone = ceiling' if both else 'ceiling')
+    return roles if both else roles | dict(student_alone=Reference(c.student, 'gold', c.seed, 'student', 'student alone'))
 
 # %% ../../nbs/tasks/02_end_to_end.ipynb #8f4502fe
-def fit_id(c: EndToEndConfig, task: EndToEndData, net: Labelled) -> str:
+def fit_id(c: EndToEndConfig, task: EndToEndData, net: Reference) -> str:
     "The name under which it is kept: what it is, and what it saw."
     return content_hash(dict(
         network=net.network, added=source_of_added(NETWORKS.get(net.network)),
@@ -283,12 +283,12 @@ def fit_id(c: EndToEndConfig, task: EndToEndData, net: Labelled) -> str:
         precision=c.precision, versions=EndToEnd.versions))
 
 # %% ../../nbs/tasks/02_end_to_end.ipynb #2f79a016
-def _labelled_fit(run: Run, net: Labelled) -> Fit:
+def _labelled_fit(run: Run, net: Reference) -> Fit:
     "From the store or trained now."
     c, t, id = run.config, run.task, fit_id(run.config, run.task, net)
     index, steps = t.parts[net.part], steps_per_epoch(c.training, len(t.parts['student']))
     def build():
-        with seeded(net.seed, net.stream): return placed(build_model(net.network, len(t.classes)), t.x, t.device)
+        with seeded(net.seed, net.stream): return to_device(build_model(net.network, len(t.classes)), t.x, t.device)
     def make(model, checkpoints):
         if net.network == 'digits_linear': return fit_logistic(model, t.x[index], t.y[index], t.stats)
         return run.train(net.network, model, index, LabelObjective(t.y[index]), net.seed, steps, title=net.title,
@@ -318,7 +318,7 @@ def _teacher_logits(run: Run, fits: dict, index: Tensor | None = None) -> Tensor
 
 def _joint_teacher(run: Run, fits: dict) -> Fit:
     "The teacher of a run that has several, or one that is no network."
-    nets = [fits[role].model for role in labelled(run.config) if role.startswith('teacher')]
+    nets = [fits[role].model for role in reference_networks(run.config) if role.startswith('teacher')]
     whole = Several(nets, run.config.combine) if len(nets) == len(run.config.teachers) else None
     return Fit(whole, {}, 0., 0., test_logits=_teacher_logits(run, fits))
 
@@ -337,7 +337,7 @@ def _student_fit(run: Run, fits: dict) -> tuple[Fit, dict]:
         index = index[kept.to(index.device)]
     if c.supervision == 'teacher+labels': labels = t.y[index]
     def build():
-        with seeded(c.seed, 'student'): return placed(build_model(c.student, len(t.classes)), t.x, t.device)
+        with seeded(c.seed, 'student'): return to_device(build_model(c.student, len(t.classes)), t.x, t.device)
     def make(model, checkpoints):
         if method.features:
             views = normalise(to_float(t.x[:2].to(t.device)), **t.stats)
@@ -445,11 +445,11 @@ class EndToEnd(Task):
 
     def check(self, config, data): check_runnable(config, data)
 
-    def shared_ids(self, config, data): return [fit_id(config, data, net) for net in labelled(config).values()]
+    def shared_ids(self, config, data): return [fit_id(config, data, net) for net in reference_networks(config).values()]
 
     def references(self, config, data, place):
         run = Run(config, data, place)
-        fits = {role: _labelled_fit(run, net) for role, net in labelled(config).items()}
+        fits = {role: _labelled_fit(run, net) for role, net in reference_networks(config).items()}
         if 'teacher' not in fits: fits['teacher'] = _joint_teacher(run, fits)
         return dict(student_alone=fits['ceiling']) | fits
 
