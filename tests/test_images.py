@@ -376,14 +376,14 @@ def probe(monkeypatch):
 
 def test_own_images_with_twins_are_split_and_folded_together(tmp_path, store, probe, monkeypatch):
     """Twins of one class, of two classes: one warning, and no twin is learned from where the other is looked at."""
-    from w2snb.tasks import probe, probe_experiments
+    from w2snb.tasks import probe as task, probe_experiments
 
     folder = tree(tmp_path / "t", each=30)
     for i in range(10):
         (folder / "cat" / f"copy{i}.png").write_bytes((folder / "cat" / f"{i}.png").read_bytes())
     (folder / "dog" / "wrong.png").write_bytes((folder / "cat" / "20.png").read_bytes())
-    deals, lessons, deal, train = [], [], probe._deal, probe_experiments.teach_heads
-    monkeypatch.setattr(probe, "_deal", lambda c, y, rows, twins: deals.append((deal(c, y, rows, twins), twins, len(y))) or deals[-1][0])
+    deals, lessons, deal, train = [], [], task._deal, probe_experiments.teach_heads
+    monkeypatch.setattr(task, "_deal", lambda c, y, rows, twins: deals.append((deal(c, y, rows, twins), twins, len(y))) or deals[-1][0])
     monkeypatch.setattr(probe_experiments, "teach_heads", lambda x, given, *a, **k: lessons.extend(given) or train(x, given, *a, **k))
     _, seen = warned(lambda: label_images("probe", "soft_ce", data=folder, folds=3, **probe))
     (parts, twins, learning), = deals
