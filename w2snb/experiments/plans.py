@@ -15,7 +15,7 @@ from numbers import Integral
 from pathlib import Path
 
 from ..core.additions import addition_paths, is_addition, use_additions
-from ..core.files import content_hash, file_hash, project_root, write_atomic
+from ..core.files import content_hash, file_hash, shipped, write_atomic
 from ..core.locks import living
 from ..core.provenance import RESULT_VERSION
 from ..core.random import resolve_device
@@ -205,8 +205,7 @@ def past_seconds(store: Store, experiments: set, sample: int = 300) -> dict: # e
     for name in random.Random(0).sample(notes, min(sample, len(notes))):
         r = json.loads((store.folder/'runs'/name).read_text())
         found.setdefault(r['experiment'], []).append(r['seconds'])
-    results = project_root() and project_root()/'reports'/'results'
-    for path in sorted(results.glob('*.jsonl*')) if results else []:
+    for path in sorted(shipped('reports/results').glob('*.jsonl*')):
         if any(e.startswith(path.name.split('.jsonl')[0]) and e not in found for e in experiments):
             found = {e: s for e, s in _past_seconds(path).items()} | found
     return {e: sum(s) / len(s) for e, s in found.items() if e in experiments}

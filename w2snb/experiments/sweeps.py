@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..core.additions import use_additions
-from ..core.files import default_store, project_root, shown_path
+from ..core.files import default_store, shipped, shown_path
 from ..core.locks import living, tidy
 from ..core.messages import check_choice
 from ..core.progress import progress_bar
@@ -121,10 +121,9 @@ def _needed(job, todo: Plan, state, retry: bool, notebooks: bool) -> bool:
 
 def _notebook(path) -> Path:
     "The notebook to execute."
-    root = project_root()
-    path = Path(path or (root or Path())/'nbs'/'run_experiment.ipynb').resolve()
+    path = Path(path or shipped('nbs/run_experiment.ipynb')).resolve()
     if path.is_file(): return path
-    raise FileNotFoundError(f"{shown_path(path)} is not there: run from a clone of the project, or name a notebook")
+    raise FileNotFoundError(f"{shown_path(path)} is not there: name a notebook")
 
 def _execute(todo: Plan, jobs: list, ask: JobOptions, engine: str, workers: int, address, progress: bool):
     "Start an engine and wait for it."

@@ -10,7 +10,7 @@ __all__ = ['TABLES', 'TEN', 'OWN_DEFAULTS', 'RATED', 'UNTRAINED', 'PUBLISHED', '
 import json
 from dataclasses import dataclass, field
 
-from ..core.files import project_root
+from ..core.files import shipped
 from ..core.messages import check_choice
 from .registry import DIGITS, EXPERIMENTS, GOLD, PAIRS, PROBES, resolve
 from ..losses import METHODS
@@ -44,9 +44,8 @@ def get_table(name: str) -> Table: # a key of `TABLES`
 # %% ../../nbs/experiments/03_tables.ipynb #ecce29ac
 def _chosen(experiment: str, methods: tuple, rule: str) -> list[dict]:
     "Settings that a rule chose, out of the trials with the teacher as it is."
-    root = project_root()
-    path = root and root/'reports'/'results'/f"{experiment.removesuffix('-calibrated')}.trials.json"
-    if not path or not path.exists(): raise FileNotFoundError(f"no trials of {experiment} to choose settings from")
+    path = shipped('reports/results')/f"{experiment.removesuffix('-calibrated')}.trials.json"
+    if not path.exists(): raise FileNotFoundError(f"no trials of {experiment} to choose settings from")
     found = choose(json.loads(path.read_text()), rule)
     return [found[m] for m in methods]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ..core.files import content_hash, project_root, shown_path
+from ..core.files import content_hash, shipped, shown_path
 from ..core.messages import check_choice
 from ..experiments.registry import EXPERIMENTS, is_as_registered, resolve
 from ..experiments.tables import TABLES, Table, table_settings
@@ -42,9 +42,8 @@ def committed_runs(
     files: Iterable = (), # names in reports/results; none: all of them
 ) -> dict: # name of a configuration -> `Origin`
     "Committed records by configuration. A file is read once as long as it does not change."
-    root = project_root()
-    folder = root/'reports'/'results' if root else Path()
-    paths = [folder/f for f in files] or sorted([*folder.glob('*.jsonl'), *folder.glob('*.jsonl.xz')]) * bool(root)
+    folder = shipped('reports/results')
+    paths = [folder/f for f in files] or sorted([*folder.glob('*.jsonl'), *folder.glob('*.jsonl.xz')])
     found = {}
     for p in paths: found = _read_once(p, p.stat().st_mtime_ns) | found if p.exists() else found
     return found
@@ -250,8 +249,8 @@ def published_for(
 
 @functools.cache
 def _published_rows(experiment: str) -> list:
-    root, found = project_root(), []
-    for f in sorted((root/'data'/'published').glob('*.csv')) if root else ():
+    found = []
+    for f in sorted(shipped('data/published').glob('*.csv')):
         for line, row in enumerate(csv.DictReader(f.read_text().splitlines()), 2):
             if row.pop('experiment') != experiment: continue
             quantity, place = row.pop('quantity'), f'{shown_path(f)}:{line}'

@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from ..core.additions import use_additions
-from ..core.files import default_store, project_root, shown_path, write_atomic
+from ..core.files import default_store, project_root, shipped, shown_path, write_atomic
 from ..core.messages import check_choice
 from ..experiments.registry import EXPERIMENTS
 from ..experiments.tables import TABLES
@@ -205,7 +205,7 @@ def report(
     for n in made.keys() - shown.keys():  # files of an earlier report
         for old in [*(out/'tables').glob(f'{n}.*'), *(out/'figures').glob(f'{n}-students.*')]: old.unlink()
     chapters = {n: _chapter(n, s, write_table(n, s, out)) for n, s in shown.items()}
-    told = _run_all(root/'nbs'/'reports', out/'notebooks', timeout) if (names is None if notebooks is None else notebooks) else {}
+    told = _run_all(shipped('nbs/findings'), out/'notebooks', timeout) if (names is None if notebooks is None else notebooks) else {}
     return write_atomic(out/'report.html', _page(chapters, told, shown, [n for n in made if n not in shown]))
 
 def _run_all(source: Path, out: Path, timeout: float) -> dict: # name -> executed notebook

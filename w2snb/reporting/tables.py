@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ..core.files import project_root
+from ..core.files import shipped
 from w2snb.reporting.figures import (COLORS, ROLES, markdown_text, plot_label_curve, stacked_hits,
     stacked_units)
 from .lookup import Part, Row, published_for
@@ -56,9 +56,8 @@ def in_training(
     images: int, # in the test set
 ) -> np.ndarray: # positions in canonical order; none where that test set is not known
     "Test images that are pixel-identical to training images."
-    root = project_root()
-    file = root and root/'reports'/'results'/'test_twins.json'
-    known = json.loads(file.read_text()).get(dataset, {}) if file and file.exists() else {}
+    file = shipped('reports/results/test_twins.json')
+    known = json.loads(file.read_text()).get(dataset, {}) if file.exists() else {}
     return np.array(known['in_training'] if known.get('test_images') == images else [], np.int64)
 
 def _without_twins(hits: np.ndarray, dataset: str, keys: tuple, digits: int) -> dict: # hits [s, n]

@@ -8,14 +8,13 @@ __all__ = ['published']
 # %% ../../nbs/results/05_published.ipynb #6f86dfed
 import csv
 
-from ..core.files import project_root
+from ..core.files import shipped
 
 # %% ../../nbs/results/05_published.ipynb #c8ada7ba
 def published(
     experiment: str, # a key of `EXPERIMENTS`
 ) -> list[dict]: # quantity, percent, recipe, mark, source; empty where nothing could be read
     "What was published about an experiment."
-    root = project_root()
-    files = sorted((root/'data'/'published').glob('*.csv')) if root else []
+    files = sorted(shipped('data/published').glob('*.csv'))
     rows = [row for f in files for row in csv.DictReader(f.read_text().splitlines()) if row.pop('experiment') == experiment]
     return [row | dict(percent=float(row['percent'])) for row in rows]
