@@ -27,7 +27,7 @@ def test_ids_are_those_of_the_present_code(path):
         place = (config.dataset, config.gold, config.teacher_seed)
         if place not in tasks:
             tasks[place] = load_task(config, resolve_device("cpu"))
-        assert run_id(config, tasks[place]) == r.id
+        assert run_id(config, tasks[place].key) == r.id
     assert len({r.id for r in records}) == len(records)
     assert len({r.provenance["commit"] for r in records}) == 1 and "+changes" not in records[0].provenance["commit"]
 
@@ -50,9 +50,9 @@ def test_ids_follow_from_parameters_and_data(path):
         name = f"{config.student} {config.teacher} {config.precision}"
         known = r.provenance.get("data") or (digits_key() if config.dataset == "digits" else KEYS[name])
         data = SimpleNamespace(key=known)  # older records do not say what they were computed from
-        assert config.plain() == r.params and run_id(config, data) == r.id
+        assert config.plain() == r.params and run_id(config, data.key) == r.id
     others = [replace(config, seed=config.seed + 1), replace(config, weak_labels="asymmetric(0.1)"), replace(config, teacher=("a", "b"))]
-    assert len({r.id, run_id(config, SimpleNamespace(key="other")), *(run_id(c, data) for c in others)}) == 5
+    assert len({r.id, run_id(config, "other"), *(run_id(c, data.key) for c in others)}) == 5
 
 
 @pytest.mark.real_data
@@ -62,7 +62,7 @@ def test_ids_of_trained_networks():
     configs = table_configs(TABLES["cifar100_short"])
     task = load_task(configs[0], resolve_device("cpu"))
     assert {c.teacher_seed for c in configs} == {0}
-    assert sorted(run_id(c, task) for c in configs) == sorted(r.id for r in records)
+    assert sorted(run_id(c, task.key) for c in configs) == sorted(r.id for r in records)
     assert {r.provenance["data"] for r in records} == {task.key} and all("+changes" not in r.provenance["commit"] for r in records)
 
 

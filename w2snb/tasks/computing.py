@@ -79,7 +79,7 @@ def make_record(
     about = about | dict(data=data.source or data.key, result_versions=TASKS[config.task].versions) | outcome.about
     about |= _own_facts(data, outcome)
     return Record(
-        id=run_id(config, data), experiment=config.experiment, method=config.method, seed=config.seed, params=config.plain(),
+        id=run_id(config, data.key), experiment=config.experiment, method=config.method, seed=config.seed, params=config.plain(),
         metrics=metrics, history=outcome.history, correct=correct, status=status, message=message, provenance=about,
         seconds=seconds, images_per_second=outcome.images_per_second)
 
@@ -172,7 +172,7 @@ def compute_runs(
 ) -> list[Record]: # in the order of the configurations
     "Records of all configurations: those that are there, and the others computed batch by batch."
     data = load_all(configs, place)
-    ids = [run_id(c, data[c.common()]) for c in configs]
+    ids = [run_id(c, data[c.common()].key) for c in configs]
     wanted = dict(zip(ids, configs))
     found = {id: r for id, c in wanted.items() if not place.force and (r := find_record(place.store, id, c, place.progress))}
     left = {id: c for id, c in wanted.items() if id not in found}
@@ -198,7 +198,7 @@ def train_by_team(
     cpu = replace(place, device=torch.device('cpu'), kept={})  # a process that is to start others leaves the GPU alone
     task, data = TASKS[configs[0].task], load_all(configs, cpu)
     for c in configs: task.check(c, data[c.common()])
-    runs = {run_id(c, data[c.common()]): c for c in configs}
+    runs = {run_id(c, data[c.common()].key): c for c in configs}
     fits = sorted({id for c in configs for id in task.shared_ids(c, data[c.common()])})
     def act(claims):
         left = [id for id, c in runs.items() if place.force or not find_record(place.store, id, c)]

@@ -116,12 +116,15 @@ class _Images(NamedTuple):
     tensors: dict # of `EndToEndData`
     key: str
 
-def _images(config: EndToEndConfig, device: torch.device, data, images_on_device: bool | None) -> _Images:
+def _sets(config: EndToEndConfig, data) -> tuple[ImageSet, ImageSet]:
     "All but the test images, and the test images."
-    if config.test:
-        everything = load_images(config.dataset, data=data)
-        test, pool = everything[:config.test], everything[config.test:]
-    else: pool, test = load_images(config.dataset, 'train', data), load_images(config.dataset, 'test', data)
+    if not config.test: return load_images(config.dataset, 'train', data), load_images(config.dataset, 'test', data)
+    everything = load_images(config.dataset, data=data)
+    return everything[config.test:], everything[:config.test]
+
+def _images(config: EndToEndConfig, device: torch.device, data, images_on_device: bool | None) -> _Images:
+    "Images of all seeds as tensors."
+    pool, test = _sets(config, data)
     if pool.classes != test.classes:
         counts = f"{len(pool.classes)} and {len(test.classes)}"
         raise ValueError(f"{config.dataset}: training and test images have different classes ({counts})")
@@ -348,7 +351,7 @@ def _student_fit(run: Run, fits: dict) -> tuple[Fit, dict]:
         if method.features: objective.close()
         return fit
     anew = not place.team and (place.force or not method.builtin)
-    return _kept_fit(run, run_id(c, t), build, make, anew), found
+    return _kept_fit(run, run_id(c, t.key), build, make, anew), found
 
 # %% ../../nbs/tasks/02_end_to_end.ipynb #a557c358
 def _measured(run: Run, fits: dict, found: dict) -> Outcome:
@@ -442,6 +445,12 @@ class EndToEnd(Task):
 
     def load(self, config, place):
         return load_task(config, place.device, place.data, place.kept, place.images_on_device)
+
+    def data_fields(self, config): return dict(dataset=config.dataset, test=config.test, teachers=list(config.teachers))
+
+    def key(self, config, place):
+        if any(map(is_labels_file, config.teachers)): return super().key(config, place)
+        return content_hash([s.key for s in _sets(config, place.data)])
 
     def check(self, config, data): check_runnable(config, data)
 

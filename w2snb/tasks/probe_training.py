@@ -27,7 +27,8 @@ from ..results.metrics import accuracy, pgr
 from ..results.records import Store
 from .contract import (Outcome, Task, as_names, gives_labels, label_metrics, named_history, picked,
     register_task, taught_labels, teacher_fields)
-from .probe import ProbeConfig, ProbeData, components, load_probe, needs_features, with_seed
+from w2snb.tasks.probe import (ProbeConfig, ProbeData, components, load_probe, needs_features, probe_key,
+    with_seed)
 from ..training.heads import (Head, HeadStack, Lesson, TaughtHeads, check_head, feature_scale,
     same_length, teach_heads, train_heads)
 from ..training.loop import Fit
@@ -312,6 +313,13 @@ class Probe(Task):
             place.kept[features] = load_probe(config, place.device, place.data, place.weights, place.progress)
             return place.kept[features]
         return with_seed(place.kept[features], config)
+
+    def data_fields(self, config):
+        fields = ('dataset', 'test', 'teacher', 'student', 'rounds', 'precision', 'split')
+        drawn = ('train_size', 'teacher_seed') if config.split == 'openai' else ()
+        return {k: v for k, v in config.plain().items() if k in fields + drawn}
+
+    def key(self, config, place): return probe_key(config, place.data, place.weights)
 
     def check(self, config, data): check_head(*_heads([config]), len(data.classes))
 
