@@ -11,7 +11,7 @@ from w2snb.core.random import seeded
 from w2snb.data.images import digits
 from w2snb.data.sources import DATASETS
 from w2snb.experiments.registry import EXPERIMENTS, resolve
-from w2snb.experiments.running import _place, run
+from w2snb.experiments.running import place_of, run
 from w2snb.models.build import build_model
 from w2snb.results.records import Store
 from w2snb.tasks import end_to_end as runs
@@ -168,7 +168,7 @@ def test_a_batch_for_a_gpu_goes_through_locked_pages(monkeypatch):
 def test_the_choice_is_no_part_of_a_run(tmp_path):
     alike = {resolve("digits", **o).common() for o in ({}, dict(images_on_device=True), dict(images_on_device=False))}
     assert len(alike) == 1
-    assert [_place(False, False, **o)[0].images_on_device for o in ({}, dict(images_on_device=False))] == [None, False]
+    assert [place_of(False, False, **o)[0].images_on_device for o in ({}, dict(images_on_device=False))] == [None, False]
     record = run("digits", images_on_device=False, store=tmp_path, **TINY)
     assert record.provenance["images_on_device"] is True, "on a CPU they are"
 
