@@ -107,7 +107,7 @@ def default_store() -> Path:
 def shown_path(
     path, # a file or folder
 ) -> str: # relative to the project where it lies inside, for messages and notebooks
-    "A path as a reader wants to see it."
+    "A path for messages, as short as it can be."
     path, root = Path(path).resolve(), project_root()
     return str(path.relative_to(root)) if root and path.is_relative_to(root) else str(path)
 

@@ -257,6 +257,7 @@ def _check_value(method: Method, name: str, value):
                          f"{_range(low, high, whole)}")
     return type(default)(value)
 
+# %% ../../nbs/losses/00_methods.ipynb #73e06d1e
 def check_params(
     method: Method, # whose parameters
     params: dict, # what the user gave

@@ -42,6 +42,7 @@ class Backbone:
     options: tuple = () # (name, value) pairs for the network's constructor
     seed: int = 0 # of random weights
 
+# %% ../../nbs/models/04_features.ipynb #87840211
 _MOBILENET = dict(mean=(.5,) * 3, std=(.5,) * 3, interpolation='bicubic', options=(('pad_type', 'same'),))
 
 BACKBONES = dict(
