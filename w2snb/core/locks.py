@@ -99,6 +99,24 @@ def _start_beating():
     _beating[os.getpid()].start()
 
 # %% ../../nbs/core/05_locks.ipynb #c5151507
+def _acquire(folder: Path, name: str, token: str, expiry: float) -> Path | None:
+    "The file of a lock that was free; None if it is not."
+    folder.mkdir(parents=True, exist_ok=True)
+    dead = _owners(folder, name)
+    if any(is_alive(o, folder, expiry) for o in dead.values()): return None
+    top = max(dead, default=-1)
+    path = folder/f'{name}.{top + 1}.lock'
+    if not _create(path, token): return None
+    below = {n: o for n, o in _owners(folder, name).items() if n != top + 1}
+    if any(n not in dead or o.get('token') != dead[n].get('token') for n, o in below.items()):
+        path.unlink(missing_ok=True)
+        return None
+    _start_beating()
+    with _guard: _held[path] = token
+    for n in below: (folder/f'{name}.{n}.lock').unlink(missing_ok=True)
+    return path
+
+# %% ../../nbs/core/05_locks.ipynb #9f897c0d
 class Lock:
     "A lock by name in a folder; `with` waits for it."
     def __init__(
@@ -118,20 +136,9 @@ class Lock:
 
     def try_acquire(self) -> bool:
         "Take the lock if no living process has it."
-        self.folder.mkdir(parents=True, exist_ok=True)
-        dead = _owners(self.folder, self.name)
-        if any(is_alive(o, self.folder, self.expiry) for o in dead.values()): return False
-        top = max(dead, default=-1)
-        self.path, self.token = self.folder/f'{self.name}.{top + 1}.lock', secrets.token_hex(8)
-        if not _create(self.path, self.token): return False
-        below = {n: o for n, o in _owners(self.folder, self.name).items() if n != top + 1}
-        if any(n not in dead or o.get('token') != dead[n].get('token') for n, o in below.items()):
-            self.path.unlink(missing_ok=True)
-            return False
-        _start_beating()
-        with _guard: _held[self.path] = self.token
-        for n in below: (self.folder/f'{self.name}.{n}.lock').unlink(missing_ok=True)
-        return True
+        path = _acquire(self.folder, self.name, token := secrets.token_hex(8), self.expiry)
+        if path: self.path, self.token = path, token
+        return path is not None
 
     def release(self):
         "Give the lock back; nothing happens if it was lost meanwhile."

@@ -66,9 +66,6 @@ def smoothed(
     return uniform if eps == 1 else torch.logaddexp(lq + math.log1p(-eps), uniform)
 
 # %% ../../nbs/losses/00_methods.ipynb #0b997766
-# fields that only a method with a loss may set
-_OF_LOSSES = ('needs', 'takes_labels', 'schedule', 'features', 'adapter', 'observe', 'votes', 'separable')
-
 @dataclass(frozen=True)
 class Method:
     "A loss and what the training loop must know to use it; or a student in closed form."
@@ -99,16 +96,7 @@ class Method:
     # (features [n, d], weak logits [n, c], **params) -> head, (features) -> logits
     solve: Callable | None = None
 
-    def __post_init__(self):
-        if (self.loss is None) == (self.solve is None):
-            both = 'neither loss nor solve' if self.loss is None else 'both loss and solve'
-            raise ValueError(f"method {self.name} has {both}: give exactly one of them")
-        if self.solve and (odd := [k for k in _OF_LOSSES if getattr(self, k)]):
-            raise ValueError(f"method {self.name} is solved in closed form: "
-                             f"{odd[0].removeprefix('takes_')} is for methods with a loss")
-        if not (isinstance(self.separable, bool) or callable(self.separable)):
-            raise ValueError(f"method {self.name}: separable must be True, False or a function of the "
-                             f"parameters, not {shown_value(self.separable)}")
+    def __post_init__(self): _check_definition(self)
 
     def is_separable(
         self,
@@ -116,6 +104,22 @@ class Method:
     ) -> bool: # True: batches of many heads may be computed as one
         "Whether, with these parameters, the loss of a batch is the mean of the losses of its images."
         return bool(self.separable(self.params | params) if callable(self.separable) else self.separable)
+
+# %% ../../nbs/losses/00_methods.ipynb #08e88a89
+# fields that only a method with a loss may set
+_OF_LOSSES = ('needs', 'takes_labels', 'schedule', 'features', 'adapter', 'observe', 'votes', 'separable')
+
+def _check_definition(m: Method):
+    "Refuse a method without loss and closed form, or with both, and fields that do not belong together."
+    if (m.loss is None) == (m.solve is None):
+        both = 'neither loss nor solve' if m.loss is None else 'both loss and solve'
+        raise ValueError(f"method {m.name} has {both}: give exactly one of them")
+    if m.solve and (odd := [k for k in _OF_LOSSES if getattr(m, k)]):
+        raise ValueError(f"method {m.name} is solved in closed form: "
+                         f"{odd[0].removeprefix('takes_')} is for methods with a loss")
+    if not (isinstance(m.separable, bool) or callable(m.separable)):
+        raise ValueError(f"method {m.name}: separable must be True, False or a function of the parameters, "
+                         f"not {shown_value(m.separable)}")
 
 # %% ../../nbs/losses/00_methods.ipynb #35ec2164
 class Preset(NamedTuple):

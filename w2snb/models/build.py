@@ -134,6 +134,9 @@ def feature_stages(
                      "name of the head)")
 
 # %% ../../nbs/models/03_build.ipynb #2b6f7167
+# a list of [b, d, h, w]; one tensor [b, d]; the list, then the tensor as [b, d, 1, 1]
+KINDS = ('maps', 'pooled', 'maps+pooled')
+
 def _as_map(x: Tensor, name: str, network: str, channels_last: bool) -> Tensor:  # [b, d, h, w]
     "The output of a stage as a map [b, d, h, w]; refuses other shapes."
     if x.ndim != 4:
@@ -147,9 +150,6 @@ def _as_pooled(x: Tensor, network: str) -> Tensor:  # [b, d]
     raise ValueError(f"the head of network {network} takes {list(x.shape)}, not one pooled feature [b, d]")
 
 # %% ../../nbs/models/03_build.ipynb #c40a846d
-# a list of [b, d, h, w]; one tensor [b, d]; the list, then the tensor as [b, d, 1, 1]
-KINDS = ('maps', 'pooled', 'maps+pooled')
-
 class Taps:
     "The features of a network's last forward pass; changes nothing of what it computes."
     def __init__(
@@ -159,8 +159,7 @@ class Taps:
     ):
         self.stages, self.seen = feature_stages(model), {}
         self.kind = check_choice(kind, KINDS, 'kind of features')
-        self.network = type(model).__name__
-        self.channels_last = getattr(model, 'output_fmt', '') == 'NHWC'  # some networks of timm
+        self.network, self.channels_last = type(model).__name__, getattr(model, 'output_fmt', '') == 'NHWC'
         self.names = self.stages.maps * ('maps' in kind) + (self.stages.head,) * ('pooled' in kind)
         if not self.stages.maps and 'maps' in kind:
             raise ValueError(f"network {self.network} has no maps, only a pooled feature")
