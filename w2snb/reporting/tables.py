@@ -104,7 +104,7 @@ def _baseline_row(part: Part) -> Row | None:
     return next((r for r in part.rows if r.name == part.baseline and r.runs), None)
 
 def _baseline_cells(part: Part, digits: int = 1) -> dict: # name of a row -> column -> `Cell`
-    "Every row against the baseline, if there is one, on the seeds both have; p corrected for the rows (Holm)."
+    "Every row against the baseline, on the seeds that both have; p corrected for the number of rows (Holm)."
     if (base := _baseline_row(part)) is None: return {}
     cells, p, ahead = {}, {}, lambda x: x['a'] - x['b']
     for row in part.rows:
@@ -275,8 +275,8 @@ def _notes(parts: list, what: str) -> list:
              f"n runs under other seeds{counted}."]
     if what == 'students' and any(p.baseline for p in parts):
         names = ' or '.join(dict.fromkeys(p.baseline for p in parts if p.baseline))
-        notes.append(f"p: paired test against {names}, and corrected for the number of lines of an experiment "
-                     "(Holm).")
+        notes.append(f"p: paired test against {names}, and corrected for the number of lines of an "
+                     "experiment (Holm).")
     twins = in_training(records[0].params['dataset'], images[0] if len(images) == 1 else 0)
     if twins.size:
         notes.append(f"{_TWINS}: without the {len(twins)} test images that are pixel-identical to training "
@@ -392,6 +392,7 @@ def _finish(fig, axes, rows: list, names: list, tested: bool):
         axes[1].set(xlabel=f"student - {name} (points)\nfilled: p < .05 after Holm")
     fig.tight_layout(rect=(0, 0, 1, 1 - .25 / fig.get_figheight()))
 
+# %% ../../nbs/reporting/02_tables.ipynb #77b9b630
 def _plot_sheet(sheet: Sheet): # axes; None without any run
     "Students with their intervals, what they are compared with, and differences to the baseline."
     rows = [(p, r) for p in sheet.parts for r in p.rows if r.runs and 'student' in r.records[0].correct]
