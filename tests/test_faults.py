@@ -1,7 +1,4 @@
 """Whatever call fails, and wherever a process is killed: nothing is lost, doubled or half, and the next call goes on."""
-import json
-import os
-import warnings
 
 import numpy as np
 import pytest
