@@ -260,7 +260,7 @@ def test_taps_for_a_whole_training(kind):
 
 @pytest.mark.quick
 def test_networks_that_do_not_say():
-    with pytest.raises(ValueError, match="network ResNet does not say where its features are"):
+    with pytest.raises(ValueError, match="network ResNet does not declare where its features are"):
         feature_stages(build_model("torchvision:resnet18", 10))
     own = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(108, 2))
     own.taps = Stages(("0",), "2")

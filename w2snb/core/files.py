@@ -33,7 +33,7 @@ def content_hash(
 
 # %% ../../nbs/core/02_files.ipynb #99e9dd17
 def array_hash(
-    *arrays, # numpy arrays (or CPU tensors)
+    *arrays, # numpy arrays or CPU tensors
     length: int = 16, # hexadecimal digits kept
 ) -> str:
     "A name for the values, types and shapes of arrays."
@@ -44,6 +44,7 @@ def array_hash(
         h.update(a.reshape(-1).view(np.uint8))
     return h.hexdigest()[:length]
 
+# %% ../../nbs/core/02_files.ipynb #82d67fba
 def file_hash(
     path, # an existing file
     length: int = 16, # hexadecimal digits kept
@@ -96,9 +97,11 @@ def project_root(
 ) -> Path | None: # None if the package stands alone
     "The folder of the w2snb project: it has `settings.ini`, `nbs/` and `reports/`."
     start = Path(start or Path.cwd()).resolve()
-    for folder in (start, *start.parents, Path(__file__).resolve().parents[2] if '__file__' in globals() else start):
+    package = Path(__file__).resolve().parents[2] if '__file__' in globals() else start
+    for folder in (start, *start.parents, package):
         settings = folder/'settings.ini'
-        if settings.is_file() and re.search(r'^lib_name\s*=\s*w2snb\s*$', settings.read_text(), re.M): return folder
+        if not settings.is_file(): continue
+        if re.search(r'^lib_name\s*=\s*w2snb\s*$', settings.read_text(), re.M): return folder
 
 # %% ../../nbs/core/02_files.ipynb #83c8fd62
 def shipped(
@@ -119,10 +122,11 @@ def default_store() -> Path:
     root = project_root()
     return root/'reports'/'store' if root else cache_folder()/'store'
 
+# %% ../../nbs/core/02_files.ipynb #e2ef8db6
 def shown_path(
     path, # a file or folder
 ) -> str: # relative to the project where it lies inside, for messages and notebooks
-    "A path as a reader wants to see it."
+    "A path for messages, as short as it can be."
     path, root = Path(path).resolve(), project_root()
     return str(path.relative_to(root)) if root and path.is_relative_to(root) else str(path)
 

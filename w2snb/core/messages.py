@@ -10,7 +10,7 @@ import difflib
 
 # %% ../../nbs/core/00_messages.ipynb #67dbcbb8
 def shown_value(
-    value,
+    value, # anything with a `repr`
     most: int = 60, # characters
 ) -> str: # as it is written in Python
     "A value for a sentence, the middle of a long one left out."
@@ -18,22 +18,24 @@ def shown_value(
     return text if len(text) <= most else f'{text[:most - 13]}...{text[-10:]}'
 
 def shown_number(
-    value,
-) -> str:
+    value, # a float, an int, or anything else
+) -> str: # text, thousands separated by commas
     "A number as a person reads it: 0.1, 1,047; anything else as it is."
     if isinstance(value, float): return f'{value:g}'
     return f'{value:,}' if type(value) is int else str(value)
 
+# %% ../../nbs/core/00_messages.ipynb #55fa6c45
 def first_line(
-    error: Exception,
+    error: Exception, # with or without a message
 ) -> str: # not empty
     "The first line of an error's message, or its kind where it has none."
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
+# %% ../../nbs/core/00_messages.ipynb #7de4e10b
 def nearest(
     value, # what the user wrote
     choices, # the names that exist
-    most: int = 1,
+    most: int = 1, # how many names to return
 ) -> list[str]: # of the choices, the nearest first
     "Names spelt like a value, whatever their case."
     by_case = {}
@@ -51,5 +53,5 @@ def check_choice(
     if value in choices: return value
     close = nearest(value, choices, 8)
     hint = f"did you mean {close[0]}? " if close else ""
-    shown = ', '.join(choices) if len(choices) <= 40 else f"{', '.join(close or choices[:8])}, ... ({len(choices)} in all)"
-    raise ValueError(f"{what} {shown_value(value)} is unknown: {hint}choices are {shown}")
+    shown = choices if len(choices) <= 40 else [*(close or choices[:8]), f'... ({len(choices)} in all)']
+    raise ValueError(f"{what} {shown_value(value)} is unknown: {hint}choices are {', '.join(shown)}")

@@ -13,7 +13,8 @@ from tqdm.std import tqdm
 # %% ../../nbs/core/04_progress.ipynb #bf16a088
 def stage_text(
     title: str, # of the stage
-    done: int, total: int, # units
+    done: int, # units finished, e.g. epochs
+    total: int, # units in all
     seconds: float, # since it began
     begun: int = 0, # units that were done before
     note: str = '', # between the share and the time
@@ -28,22 +29,32 @@ def stage_text(
 
 # %% ../../nbs/core/04_progress.ipynb #1fd9ffbb
 class StageLine(tqdm):
-    "A tqdm that is one line of a notebook's output, on stdout's side of it and never on stderr."
-    def __init__(self, *args, **options):
+    "A tqdm that is one line of a notebook's output, shown on stdout and never on stderr."
+    def __init__(
+        self,
+        *args, # of tqdm
+        **options, # of tqdm; `file` is replaced
+    ):
         self.handle = None
         super().__init__(*args, **options | dict(file=io.StringIO()))
 
-    def display(self, msg=None, pos=None):
+    def display(
+        self,
+        msg=None, # not used; tqdm passes it
+        pos=None, # not used
+    ):
         "Show the line, or bring it up to date."
         from IPython.display import display
         d = self.format_dict
         text = str(self) if self.bar_format else stage_text(
-            d['prefix'] or 'progress', d['n'], d['total'] or 0, d['elapsed'], d['initial'], d['postfix'] or '', self.disable)
+            d['prefix'] or 'progress', d['n'], d['total'] or 0, d['elapsed'], d['initial'],
+            d['postfix'] or '', self.disable)
         if self.handle: self.handle.update({'text/plain': text}, raw=True)
         else: self.handle = display({'text/plain': text}, raw=True, display_id=True)
 
+# %% ../../nbs/core/04_progress.ipynb #522e7955
 def _has_front_end(shell) -> bool:
-    "Whether somebody sees a kernel's widgets."
+    "Whether a browser or an editor shows the widgets of a kernel."
     import psutil
     if '__vsc_ipynb_file__' in shell.user_ns or 'google.colab' in sys.modules: return True
     try: return 'JPY_SESSION_NAME' in os.environ.keys() - psutil.Process().parent().environ().keys()
@@ -51,12 +62,14 @@ def _has_front_end(shell) -> bool:
 
 # %% ../../nbs/core/04_progress.ipynb #4aa0bf0a
 def progress_bar(
-    iterable=None, # what is gone through, if the bar is to count it
+    iterable=None, # iterated over, if the bar is to count it
     **options, # of tqdm: `total`, `desc`, `unit`, `disable`, ...
 ): # a tqdm
     "Progress as the place can show it: a bar in a terminal or a front end, a line in a notebook without one."
     shell = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)()
     if getattr(shell, 'kernel', None) is None: kind = tqdm
     elif not _has_front_end(shell): kind = StageLine
-    else: from tqdm.notebook import IProgress, tqdm as widget; kind = StageLine if IProgress is None else widget
+    else:
+        from tqdm.notebook import IProgress, tqdm as widget
+        kind = StageLine if IProgress is None else widget
     return kind(iterable, **options)

@@ -37,7 +37,7 @@ def generator(
 def seeded(
     seed: int, # the run's seed
     stream: str, # one of `STREAMS`
-):
+): # a context manager
     "Run the block with torch's global generators seeded from one stream; restore them afterwards."
     with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
         torch.manual_seed(stream_seed(seed, stream))
@@ -46,19 +46,22 @@ def seeded(
 # %% ../../nbs/core/01_random.ipynb #be4faa58
 def resolve_device(
     name: str | None = None, # 'cpu', 'cuda', 'cuda:1', 'mps'; None: a GPU if there is one
-) -> torch.device:
-    "The device to compute on, or one sentence on why it cannot be had."
+) -> torch.device: # one that exists
+    "The device to compute on; raises `ValueError` with one sentence on why it cannot be used."
     if name is None: name = 'cuda' if torch.cuda.is_available() else 'cpu'
     kind = str(name).split(':')[0]
     check_choice(kind, ('cpu', 'cuda', 'mps'), 'device')
     here = dict(cpu=True, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available())[kind]
-    if not here: raise ValueError(f"device {name!r} was asked for, but torch sees none on this machine; use device='cpu'")
+    if not here:
+        raise ValueError(f"device {name!r} is not available: torch finds none here; use device='cpu'")
     try: device = torch.device(name)
-    except RuntimeError: raise ValueError(f"device {name!r} is not a name torch knows, like 'cuda:0'") from None
+    except RuntimeError:
+        raise ValueError(f"device {name!r} is no name that torch knows, like 'cuda:0'") from None
     if kind == 'cuda':
         if (device.index or 0) >= (n := torch.cuda.device_count()):
-            raise ValueError(f"device {name!r} was asked for, but there are {n} GPUs")
-        torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: by default convolutions would drop 13 of its 23 bits
+            raise ValueError(f"device {name!r} is not available: there are {n} GPUs")
+        # fp32 means fp32: by default convolutions would drop 13 of its 23 bits
+        torch.backends.cudnn.allow_tf32 = False
     return device
 
 # %% ../../nbs/core/01_random.ipynb #4014d73e
@@ -67,7 +70,7 @@ PRECISIONS = ('fp32', 'bf16')
 def autocast(
     device: torch.device, # where the block computes
     precision: str = 'fp32', # one of `PRECISIONS`
-):
+): # a context manager
     "A context in which matrix products run in `precision`."
     check_choice(precision, PRECISIONS, 'precision')
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == 'bf16')
