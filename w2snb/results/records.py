@@ -105,6 +105,13 @@ def _numbered(provenance: dict, test: str = '') -> dict: # name -> numbers int [
     return {k: np.repeat(*np.array(pairs).T) for k, pairs in counted.items()}
 
 # %% ../../nbs/results/03_records.ipynb #2ac95e07
+def _contradiction(r) -> str | None:
+    "The first of all that is wrong with a record."
+    if r.version != _SCHEMA: return f"its schema is {r.version}, and this version reads {_SCHEMA}"
+    return (_odd_params(r) or _odd_provenance(r.provenance)
+            or _odd_metric(r.metrics, r.provenance.get('metric_ranges', {}))
+            or _odd_hits(r) or _odd_units(r) or _odd_history(r))
+
 def _odd_history(r) -> str | None:
     "Lists whose length is not the number of epochs."
     if r.status == 'failed': return None
@@ -146,12 +153,7 @@ class Record(BaseModel):
 
     @model_validator(mode='after')
     def _agrees_with_itself(self):
-        if self.version != _SCHEMA:
-            raise ValueError(f"its schema is {self.version}, and this version reads {_SCHEMA}")
-        added = self.provenance.get('metric_ranges', {})
-        odd = (_odd_params(self) or _odd_provenance(self.provenance) or _odd_metric(self.metrics, added)
-               or _odd_hits(self) or _odd_units(self) or _odd_history(self))
-        if odd: raise ValueError(odd)
+        if odd := _contradiction(self): raise ValueError(odd)
         return self
 
     def hits(self, role: str) -> np.ndarray:  # a key of `correct`: 'teacher', 'student', ...
@@ -159,7 +161,7 @@ class Record(BaseModel):
         return unpack_hits(self.correct[role], _test_size(self.metrics, role))
 
     def units(self, test: str = '') -> dict:  # a further test, or the first
-        "Units of a test that an interval redraws together: name -> numbers int [n]."
+        "Units that an interval redraws together: name -> numbers int [n]."
         return _numbered(self.provenance, test)
 
     def to_json(self) -> str:
@@ -198,13 +200,9 @@ class Store:
     ):
         self.folder = Path(folder)
 
-    def path(self, id: str) -> Path:  # of a record
-        "The file of a record."
-        return self.folder/f'{id}.json'
+    def path(self, id: str) -> Path: return self.folder/f'{id}.json'  # of a record
 
-    def fit_path(self, id: str) -> Path:  # of a network
-        "The file of a shared network."
-        return self.folder/'fits'/f'{id}.safetensors'
+    def fit_path(self, id: str) -> Path: return self.folder/'fits'/f'{id}.safetensors'  # of a network
 
     def check_writable(self):
         "Refuse a folder that cannot be written, before any work."

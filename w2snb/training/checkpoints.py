@@ -32,10 +32,7 @@ class Checkpoints:
         "Whether it is time for another."
         return time.monotonic() - self.saved >= self.every
 
-    def save(self,
-        epoch: int, # epochs done
-        state: dict, # tensors, numbers, text, lists and dictionaries of these
-    ):
+    def save(self, epoch: int, state: dict):  # epochs done; tensors, numbers, text, lists and dicts of these
         "Keep a state, and the one before."
         torch.save(state, f := io.BytesIO())
         data = f.getvalue()

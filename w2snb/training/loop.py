@@ -215,8 +215,9 @@ def check_team(
     return team
 
 # %% ../../nbs/training/02_loop.ipynb #c5e522d6
-def _bar(title: str | None, images: int, seen: int):
-    "Progress in images per second; no title, no bar."
+def _bar(title: str | None, images: int, state: dict | None):
+    "Progress in images per second, from where a state was left; no title, no bar."
+    seen = state['done']['seen'] if state else 0
     return progress_bar(total=images, initial=seen, desc=title, unit=' images', unit_scale=True,
                         disable=title is None, mininterval=1.)
 
@@ -244,25 +245,21 @@ def train(
     index: Tensor | None = None, # images of `x` to learn from [m], numbered anew for the objective; None: all
 ) -> Fit:
     "Train by a recipe. Ends early, marked `diverged`, when the loss is no longer finite."
-    device = next(model.parameters()).device
-    rows = torch.arange(len(x)) if index is None else index.cpu()
+    device, rows = next(model.parameters()).device, torch.arange(len(x)) if index is None else index.cpu()
     steps = steps or steps_per_epoch(recipe, len(rows))
     total, state = steps * recipe.epochs, checkpoints.newest() if checkpoints else None
-    team = check_team(join_team(device), recipe, len(rows))
-    stream = generator(seed, 'augmentation')
+    team, stream = check_team(join_team(device), recipe, len(rows)), generator(seed, 'augmentation')
     trainer = _Trainer(model, x, rows, objective, recipe, stats, precision, stream, team, compile)
     source = batches(len(rows), recipe.batch, total, generator(seed, 'order'), recipe.drop_last)
     epoch, diverged, done = 0, False, dict(history={}, seen=0, seconds=0.)
-    bar = _bar(None if team.rank else title, _images_of(total, recipe, len(rows)),
-               state['done']['seen'] if state else 0)
-    with seeded(seed, 'dropout'), bar:
+    images = _images_of(total, recipe, len(rows))
+    with seeded(seed, 'dropout'), _bar(None if team.rank else title, images, state) as bar:
         if state:
             epoch, done = _restore(trainer, state)
             for _ in range(epoch * steps): next(source)
         while epoch < recipe.epochs and not diverged:
-            start = time.perf_counter()
+            start, now = time.perf_counter(), range(epoch * steps, (epoch + 1) * steps)
             bar.set_postfix_str(f'epoch {epoch + 1}/{recipe.epochs}', refresh=False)
-            now = range(epoch * steps, (epoch + 1) * steps)
             row, diverged = _epoch(trainer, source, now, total, clock, bar, done)
             for k, value in (row | monitor(model)).items(): done['history'].setdefault(k, []).append(value)
             done['seconds'] += time.perf_counter() - start

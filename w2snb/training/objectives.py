@@ -73,8 +73,7 @@ class WeakObjective:
         labels: Tensor | None = None, # true classes [n], if the student may see them
     ):
         self.method, self.params, self.teacher, self.labels = method, params, teacher, labels
-        self.counts = {}  # what the method has observed in this epoch
-
+        self.counts = {}  # observed by the method in this epoch
     def teacher_logits(self,
         index: Tensor, # positions of the batch's images [b]
         views: Tensor, # the images as the student was shown them
@@ -91,13 +90,12 @@ class WeakObjective:
         params = self.method.schedule(progress, self.params) if self.method.schedule else self.params
         teacher = self.teacher_logits(index, views, share)
         if self.method.observe: self._count(self.method.observe(logits.detach(), teacher, params))
-        # of a mixed view the label of its larger part, as the reference
+        # of a mixed view the larger part's
         most = labels if share is None or labels is None or share >= .5 else labels.flip(0)
         extra = dict(labels=most) if self.method.takes_labels else {}
         return loss + self.method.loss(logits, teacher, **params, **extra)
 
-    def _count(self, observed: dict):
-        for name, n in observed.items(): self.counts[name] = self.counts.get(name, 0) + n
+    def _count(self, new: dict): self.counts |= {k: self.counts.get(k, 0) + n for k, n in new.items()}
 
     def epoch_end(self) -> dict:
         "Shares of what was observed in the epoch just past."
