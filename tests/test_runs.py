@@ -120,7 +120,7 @@ def test_damaged_teacher_is_trained_again(tmp_path):
         (dict(ramp_fraction="x"), "ramp_fraction='x'"),
         (dict(ramp_fraction=-1), "ramp_fraction=-1"),
         (dict(train_size=5), "cannot hold all 10 classes"),
-        (dict(train_size=5000), "5000 images were asked for, but 1047 are left"),
+        (dict(train_size=5000), "5000 images were requested, but 1047 are left"),
         (dict(device="tpu"), "device 'tpu' is unknown"),
     ],
 )

@@ -14,7 +14,8 @@ from ..core.files import shipped
 def published(
     experiment: str, # a key of `EXPERIMENTS`
 ) -> list[dict]: # quantity, percent, recipe, mark, source; empty where nothing could be read
-    "What was published about an experiment."
+    "The published numbers of an experiment."
     files = sorted(shipped('data/published').glob('*.csv'))
-    rows = [row for f in files for row in csv.DictReader(f.read_text().splitlines()) if row.pop('experiment') == experiment]
+    rows = [row for f in files for row in csv.DictReader(f.read_text().splitlines())]
+    rows = [row for row in rows if row.pop('experiment') == experiment]
     return [row | dict(percent=float(row['percent'])) for row in rows]

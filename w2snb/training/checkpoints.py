@@ -18,9 +18,9 @@ class Checkpoints:
     "The last states of one training, in a folder of their own."
     def __init__(
         self,
-        folder, # created when first needed
+        folder, # str or Path; created when first needed
         every: float = 30., # seconds between two checkpoints, at least
-        keep: int = 2, # how many
+        keep: int = 2, # the newest so many
     ):
         self.folder, self.every, self.keep, self.saved = Path(folder), every, keep, time.monotonic()
 
@@ -32,10 +32,11 @@ class Checkpoints:
         "Whether it is time for another."
         return time.monotonic() - self.saved >= self.every
 
-    def save(self, epoch: int, state: dict):  # epochs done; tensors, numbers, text, lists and dictionaries of these
+    def save(self, epoch: int, state: dict):  # epochs done; tensors, numbers, text, lists and dicts of these
         "Keep a state, and the one before."
         torch.save(state, f := io.BytesIO())
-        write_atomic(self.folder/f'after-{epoch:06d}.pt', hashlib.sha256(f.getvalue()).digest() + f.getvalue())
+        data = f.getvalue()
+        write_atomic(self.folder/f'after-{epoch:06d}.pt', hashlib.sha256(data).digest() + data)
         for old in self.files()[self.keep:]: old.unlink(missing_ok=True)
         self.saved = time.monotonic()
 
@@ -49,5 +50,5 @@ class Checkpoints:
         return None
 
     def clear(self):
-        "Forget all; for a training that is done."
+        "Remove all; for a training that is done."
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -27,20 +27,24 @@ def _fit_hash(about: dict, weights: dict) -> str:
         h.update(w.contiguous().reshape(-1).view(torch.uint8).numpy())
     return h.hexdigest()
 
+# %% ../../nbs/training/06_shared.ipynb #47636b89
 def _fit_to_bytes(fit: Fit) -> bytes:
+    "A network and the facts of its training, as safetensors keeps them."
     from safetensors.torch import save
-    about = null_for_nan(dict(history=fit.history, seconds=fit.seconds, images_per_second=fit.images_per_second,
-                               diverged=fit.diverged, code=code_hashes()))
+    about = dict(history=fit.history, seconds=fit.seconds, images_per_second=fit.images_per_second,
+                 diverged=fit.diverged, code=code_hashes())
+    about = null_for_nan(about)
     weights = {k: v.detach().cpu().contiguous() for k, v in fit.model.state_dict().items()}
     return save(weights, metadata=dict(fit=json.dumps(about | dict(sha256=_fit_hash(about, weights)))))
 
 def _fit_from_file(path: Path, model: nn.Module) -> Fit:
-    "Read a network back; raises whatever safetensors, json or torch think of a damaged file."
+    "Read a network back; raises any error of safetensors, json or torch about a damaged file."
     from safetensors import safe_open
     with safe_open(path, 'pt') as f:
         about, weights = json.loads(f.metadata()['fit']), {k: f.get_tensor(k) for k in f.keys()}
     if 'sha256' not in about: raise ValueError("it holds no sha256")
-    if about.pop('sha256') != _fit_hash(about, weights): raise ValueError("its content is not that of its sha256")
+    if about.pop('sha256') != _fit_hash(about, weights):
+        raise ValueError("its content is not that of its sha256")
     if changed := changed_since(about.pop('code')):
         warnings.warn(f"{shown_path(path)} was trained before {changed} changed; force=True trains it again")
     model.load_state_dict(weights)
@@ -55,10 +59,12 @@ def stored_fit(
     if not path.exists(): return None
     try: return _fit_from_file(path, build())
     except Exception as e:
-        warnings.warn(f"{shown_path(path)} is damaged or of an earlier version; its network is trained again ({first_line(e)})")
+        warnings.warn(f"{shown_path(path)} is damaged or of an earlier version; "
+                      f"its network is trained again ({first_line(e)})")
 
+# %% ../../nbs/training/06_shared.ipynb #4125d20e
 def shared_fit(
-    path: Path, # where it is kept; the file's name is the network's id: what it is, what it saw, under which seed
+    path: Path, # where it is kept; the file's name is the network's id
     build: Callable, # () -> the untrained network
     make: Callable, # (network) -> Fit
     force: bool = False, # train even if it is there

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-if 'PYTORCH_NVML_BASED_CUDA_CHECK' not in os.environ:  # asking whether there are GPUs must not occupy one: see `launch`
-    os.environ['PYTORCH_NVML_BASED_CUDA_CHECK'] = '1'
+# a check for GPUs must not occupy one: see `launch`
+if 'PYTORCH_NVML_BASED_CUDA_CHECK' not in os.environ: os.environ['PYTORCH_NVML_BASED_CUDA_CHECK'] = '1'
 
 # %% ../../nbs/training/04_team.ipynb #17222caa
 @dataclass(frozen=True)
@@ -23,20 +23,27 @@ class Team:
     rank: int = 0 # which of them this is
     size: int = 1 # how many there are
 
-    def sum(self, x: Tensor) -> Tensor:
+    def sum(self,
+        x: Tensor, # of this process; the same shape in all
+    ) -> Tensor:
         "The sum over all processes, in each of them."
         if self.size == 1: return x
         from accelerate.utils import reduce
         return reduce(x, 'sum')
 
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]):
+    def sum_gradients(self,
+        parameters: Iterable[nn.Parameter], # of the network; the same in all processes
+    ):
         "Add up the gradients of all processes; one that had nothing to do adds 0."
         if self.size == 1: return
         for p in parameters:
             if p.requires_grad: p.grad = self.sum(torch.zeros_like(p) if p.grad is None else p.grad)
 
-    def share_running(self, norms: list, weight: float): # normalisation layers; this process's part of the sum
-        "Make running statistics the weighted sum over all processes; weight 1 in one process and 0 elsewhere copies them."
+    def share_running(self,
+        norms: list, # normalisation layers
+        weight: float, # of this process in the sum; 1 in one process and 0 elsewhere copies
+    ):
+        "Make running statistics the weighted sum over all processes."
         if self.size == 1: return
         for m in norms:
             for statistic in (m.running_mean, m.running_var): statistic.copy_(self.sum(statistic * weight))
@@ -51,20 +58,21 @@ def in_team() -> bool:
     return team_size() > 1
 
 def own_device(
-    said: str | None = None, # what the user said
+    device: str | None = None, # the user's choice
 ) -> str | None:
-    "The GPU of this process in a team; elsewhere what was said."
-    if said not in (None, 'cuda') or not in_team(): return said
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else said
+    "The GPU of this process in a team; elsewhere the user's choice."
+    if device not in (None, 'cuda') or not in_team(): return device
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else device
 
 def is_first() -> bool:
     "Whether this process writes what all of them know."
     group = torch.distributed
-    return group.get_rank() == 0 if group.is_available() and group.is_initialized() else os.environ.get('RANK', '0') == '0'
+    if group.is_available() and group.is_initialized(): return group.get_rank() == 0
+    return os.environ.get('RANK', '0') == '0'
 
-# %% ../../nbs/training/04_team.ipynb #a5d50806
+# %% ../../nbs/training/04_team.ipynb #9582ae7b
 def join_team(
-    device: torch.device,
+    device: torch.device, # on which this process trains
 ) -> Team:
     "The team this process belongs to."
     if not in_team(): return Team()
@@ -72,22 +80,23 @@ def join_team(
     state = PartialState(cpu=device.type == 'cpu')
     return Team(state.process_index, state.num_processes)
 
+# %% ../../nbs/training/04_team.ipynb #a5d50806
 def _alone(function: Callable):
-    "Call it on one thread: a forked process that asks for the threads of the one it was forked from waits for ever."
+    "Call it on one thread: a forked process that waits for the threads of its parent waits for ever."
     os.environ['OMP_NUM_THREADS'] = '1'  # else accelerate sets another number
     torch.set_num_threads(1)
     function()
 
 def launch(
     function: Callable, # called in every process
-    num_processes: int,
+    num_processes: int, # on this machine
     cpu: bool, # else one GPU for each
 ):
     "Run a function in several processes on this machine and wait for all of them."
     from accelerate import debug_launcher, notebook_launcher
     if not cpu and torch.cuda.is_initialized():
-        raise RuntimeError("this process has used a GPU, and several cannot be started from it any more; restart the kernel "
-                           "and begin with this run, or use `accelerate launch`")
+        raise RuntimeError("this process has used a GPU, and several cannot be started from it any more; "
+                           "restart the kernel and begin with this run, or use `accelerate launch`")
     try:
         if cpu: debug_launcher(_alone, args=(function,), num_processes=num_processes)
         else: notebook_launcher(_alone, args=(function,), num_processes=num_processes)
