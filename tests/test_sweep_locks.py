@@ -1,4 +1,5 @@
 """Locks: never two at once, whatever is killed when; nobody waits for the dead."""
+import subprocess
 import json
 import os
 import signal
@@ -98,3 +99,32 @@ def test_tidy_leaves_the_living(tmp_path):
     tidy(tmp_path)
     assert [p.name for p in tmp_path.glob("*.lock")] == ["mine.0.lock"]
     mine.release()
+
+
+STOPPED = """
+import sys
+from w2snb.core import locks
+locks.this_machine, locks._BEAT = lambda: 'elsewhere/0/0', .2
+lock = locks.Lock(sys.argv[1], 'run', expiry=1)
+print(lock.try_acquire(), flush=True)
+input()
+lock.release()
+print('released', flush=True)
+"""
+
+
+@pytest.mark.quick
+def test_an_owner_that_was_stopped_past_its_lease(tmp_path):
+    """Its lock is another's by then; when it goes on and releases, it takes nothing away."""
+    owner = subprocess.Popen([sys.executable, "-c", STOPPED, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert owner.stdout.readline() == "True\n"
+    mine = Lock(tmp_path, "run", expiry=1)
+    assert not mine.try_acquire()
+    os.kill(owner.pid, signal.SIGSTOP)
+    time.sleep(1.5)
+    assert mine.try_acquire()
+    os.kill(owner.pid, signal.SIGCONT)
+    assert owner.communicate("\n")[0] == "released\n"
+    assert mine.owner()["token"] == mine.token and len(list(tmp_path.glob("*.lock"))) == 1
+    mine.release()
+    assert not list(tmp_path.glob("*.lock"))

@@ -6,7 +6,7 @@
 __all__ = ['EXPIRY', 'this_machine', 'is_alive', 'Lock', 'Busy', 'Claims', 'living', 'tidy']
 
 # %% ../../nbs/core/05_locks.ipynb #decce6c3
-import json, os, re, secrets, socket, threading, time
+import json, os, re, secrets, socket, threading, time, warnings
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +15,8 @@ import psutil
 # %% ../../nbs/core/05_locks.ipynb #95b978a8
 EXPIRY = 120.  # seconds: an owner on another machine that has not touched its file for so long is dead
 _BEAT = 10.  # seconds between two touches
+_UNNAMED = 5.  # seconds that a file without an owner counts
+_held: dict = {}  # path -> token, of this process
 
 @cache
 def this_machine() -> str: # host, boot and process namespace
@@ -31,13 +33,17 @@ def _started(pid: int) -> float | None:
     except psutil.Error: return None
 
 # %% ../../nbs/core/05_locks.ipynb #7d24d121
+_OWNER = dict(host=str, pid=int, started=(int, float), token=str) # what a lock file says
+
 def _read_owner(path: Path) -> dict | None:
     "The owner in a lock file and when it was last touched; only that if unreadable, None if it is gone."
     try:
         with open(path, 'rb') as f: owner, touched = f.read(), os.fstat(f.fileno()).st_mtime
     except FileNotFoundError: return None
-    try: return json.loads(owner) | dict(touched=touched)
-    except ValueError: return dict(touched=touched)  # killed before it had written its name
+    try: owner = json.loads(owner)
+    except ValueError: owner = None  # killed before it had written its name
+    known = isinstance(owner, dict) and all(isinstance(owner.get(k), t) for k, t in _OWNER.items())
+    return (owner if known else {}) | dict(touched=touched)
 
 # %% ../../nbs/core/05_locks.ipynb #84088b66
 def is_alive(
@@ -47,6 +53,7 @@ def is_alive(
 ) -> bool:
     "Whether the owner of a lock still works."
     if owner.get('host') == this_machine():
+        if owner['pid'] == os.getpid() and owner.get('token') not in _held.values(): return False  # it could not be removed
         return (started := _started(owner['pid'])) is not None and abs(started - owner['started']) < 2
     probe = folder/f'.now-{secrets.token_hex(4)}'
     try:
@@ -54,7 +61,7 @@ def is_alive(
         now = probe.stat().st_mtime
         probe.unlink()
     except OSError: now = time.time()  # a folder that is read-only
-    return now - owner['touched'] < expiry
+    return abs(now - owner['touched']) < (expiry if 'host' in owner else min(expiry, _UNNAMED))
 
 # %% ../../nbs/core/05_locks.ipynb #04f8ce98
 def _owners(folder: Path, name: str) -> dict:  # number -> owner
@@ -77,7 +84,6 @@ def _create(path: Path, token: str) -> bool:
     return True
 
 # %% ../../nbs/core/05_locks.ipynb #a954ef9a
-_held: dict = {}  # path -> token, of this process
 _guard = threading.Lock()
 _beating: dict = {}  # process -> its thread; a forked process needs another
 
@@ -106,15 +112,42 @@ def _acquire(folder: Path, name: str, token: str, expiry: float) -> Path | None:
     if any(is_alive(o, folder, expiry) for o in dead.values()): return None
     top = max(dead, default=-1)
     path = folder/f'{name}.{top + 1}.lock'
-    if not _create(path, token): return None
-    below = {n: o for n, o in _owners(folder, name).items() if n != top + 1}
-    if any(n not in dead or o.get('token') != dead[n].get('token') for n, o in below.items()):
-        path.unlink(missing_ok=True)
-        return None
     _start_beating()
     with _guard: _held[path] = token
-    for n in below: (folder/f'{name}.{n}.lock').unlink(missing_ok=True)
-    return path
+    try:
+        won = _create(path, token) and _still_dead(dead, folder, name, top + 1)
+        if won:
+            for n in dead: (folder/f'{name}.{n}.lock').unlink(missing_ok=True)
+    except OSError: _forget(path, token); raise
+    if not won: _forget(path, token)
+    return path if won else None
+
+def _still_dead(dead: dict, folder: Path, name: str, own: int) -> bool:
+    "Whether the files below are those that were judged dead."
+    below = {n: o for n, o in _owners(folder, name).items() if n != own}
+    return all(n in dead and o.get('token') == dead[n].get('token') for n, o in below.items())
+
+def _forget(path: Path, token: str):
+    "Hold a lock no longer, and remove its file if that is ours; a passing fault of the file system is waited for."
+    with _guard: _held.pop(path, None)
+    for pause in (0., .1, .5, None):
+        try:
+            if (_read_owner(path) or {}).get('token') == token: path.unlink(missing_ok=True)
+            return
+        except OSError as e: error = e
+        if pause is not None: time.sleep(pause)
+    warnings.warn(f"lock {path} cannot be removed ({error.strerror}): other processes wait until this one ends")
+
+# %% ../../nbs/core/05_locks.ipynb #73a7bf4d
+class _Note:
+    "One sentence about a wait that takes longer than some seconds."
+    def __init__(self, lock, after: float = 5.): self.lock, self.after, self.start = lock, after, time.monotonic()
+
+    def __call__(self):
+        if self.after is None or time.monotonic() - self.start < self.after: return
+        owner, self.after = self.lock.owner() or {}, None
+        by = f"process {owner['pid']} on {owner['host'].split('/')[0]}" if 'host' in owner else 'a process that gave no name'
+        warnings.warn(f"waiting for {self.lock.name}: {by} is working on it")
 
 # %% ../../nbs/core/05_locks.ipynb #9f897c0d
 class Lock:
@@ -136,20 +169,22 @@ class Lock:
 
     def try_acquire(self) -> bool:
         "Take the lock if no living process has it."
-        path = _acquire(self.folder, self.name, token := secrets.token_hex(8), self.expiry)
+        try: path = _acquire(self.folder, self.name, token := secrets.token_hex(8), self.expiry)
+        except OSError as e:
+            raise OSError(f"lock {self.name} in {self.folder} cannot be made: {e.strerror or e}") from None
         if path: self.path, self.token = path, token
         return path is not None
 
     def release(self):
         "Give the lock back; nothing happens if it was lost meanwhile."
-        with _guard: _held.pop(self.path, None)
-        mine = self.path and (_read_owner(self.path) or {}).get('token') == self.token
-        if mine: self.path.unlink(missing_ok=True)
+        if self.path: _forget(self.path, self.token)
         self.path = None
 
     def __enter__(self):
-        pause = .05
-        while not self.try_acquire(): time.sleep(pause := min(1., 1.5 * pause))
+        pause, note = .05, _Note(self)
+        while not self.try_acquire():
+            time.sleep(pause := min(1., 1.5 * pause))
+            note()
         return self
 
     def __exit__(self, *error): self.release()
@@ -166,7 +201,10 @@ class Busy(Exception):
 
     def wait(self):
         "Until the lock is free."
-        while self.lock.owner(): time.sleep(.5)
+        note = _Note(self.lock)
+        while self.lock.owner():
+            time.sleep(.5)
+            note()
 
 class Claims:
     "Locks that are released together, at the end of `with`."

@@ -166,7 +166,10 @@ def _never_stored(run: PlannedRun) -> bool:
 
 def _set_aside(store: Store, runs: list):
     "Damaged records make room; what is left of them stays beside, as `<id>.damaged`."
-    for id in {r.id for r in runs} & read_state(store).damaged: os.replace(store.path(id), store.path(id).with_suffix('.damaged'))
+    for id in {r.id for r in runs} & read_state(store).damaged:
+        path = store.path(id)
+        path.read_bytes()  # what cannot be read now is not damaged: raises
+        os.replace(path, path.with_suffix('.damaged'))
 
 def _do(job: Job, work: JobKernel):
     "Compute, then draw."
