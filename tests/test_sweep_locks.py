@@ -1,5 +1,6 @@
 """Locks: never two at once, whatever is killed when; nobody waits for the dead."""
 import subprocess
+import sys
 import json
 import os
 import signal
