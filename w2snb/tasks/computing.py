@@ -40,7 +40,8 @@ def run_status(
     student, teacher, ceiling = (metrics.get(f'{k}_effective_classes', 0.) for k in roles)
     if student >= teacher / 2: return 'ok', ''
     advice = "it has learned too little: try more epochs or another lr"
-    if method.solve: advice = f"method {method.name} does not train: other parameters, or a surer teacher, may help"
+    if method.solve:
+        advice = f"method {method.name} does not train: other parameters, or a surer teacher, may help"
     if method.votes and params.get('alpha', 1) and ceiling > classes / 2:  # true labels do teach this network
         less = ("a smaller tau or alpha, a ramp (ramp_fraction)" if 'ramp_fraction' in params
                 else "less weight on its own prediction")
@@ -86,8 +87,8 @@ def make_record(
     metrics, correct = measure(outcome, config.supervision)
     status, message = run_status(
         list(outcome.diverged), metrics, get_method(config.method), config.method_params, len(data.classes))
-    about = about | dict(data=data.source or data.key, result_versions=TASKS[config.task].versions) | outcome.about
-    about |= _own_facts(data, outcome)
+    about = about | dict(data=data.source or data.key, result_versions=TASKS[config.task].versions)
+    about |= outcome.about | _own_facts(data, outcome)
     return Record(
         id=run_id(config, data), experiment=config.experiment, method=config.method, seed=config.seed,
         params=config.plain(), metrics=metrics, history=outcome.history, correct=correct, status=status,
@@ -113,7 +114,8 @@ def find_record(
     known = record.method in METHODS
     if not known or not _is_of(record, config):
         reason = "its params are not those of its id" if known else f"its method {record.method!r} is unknown"
-        raise ValueError(f"{shown_path(store.path(id))} (delete it to run again) is not a valid record ({reason})")
+        path = shown_path(store.path(id))
+        raise ValueError(f"{path} (delete it to run again) is not a valid record ({reason})")
     if not METHODS[record.method].builtin: return None
     if changed := changed_since(record.provenance.get('code', {})):
         warnings.warn(f"this record is from the store and was computed before {changed} changed; "

@@ -54,13 +54,13 @@ class _PlainConfig:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in params.items() if k != 'task'})
 
     def plain(self) -> dict:
-        "As plain values, for the record. A field that was added later is left out while it has its first value."
+        "As plain values, for the record, without fields that were added later and have their first value."
         values = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
         values = {k: v for k, v in values.items() if k not in ADDED_LATER or v != _plain(ADDED_LATER[k])}
         return values if self.known_by else dict(task=self.task) | values
 
     def identity(self) -> dict:
-        "As plain values, for the id. A file of labels counts by its content, which is in the key of the data."
+        "As plain values, for the id. The content of a file of labels is in the key of the data."
         names = ['file' if is_labels_file(t) else t for t in self.teachers]
         return self.plain() | dict(teacher=names[0] if isinstance(self.teacher, str) else names)
 
@@ -73,7 +73,7 @@ class _PlainConfig:
     def common(self,
         *but: str, # names of further fields that may differ
     ) -> str:
-        "A name that configurations share if they have the same data and references, whatever method and `weak_labels`."
+        "The same for all configurations with these data and references; method and `weak_labels` may differ."
         free = (*self.of_method, 'weak_labels', *but)
         return content_hash({k: v for k, v in self.plain().items() if k not in free})
 
@@ -83,7 +83,7 @@ class Config(_PlainConfig):
     "A run with nothing left open; a task adds its fields."
     task: ClassVar[str] = '' # name of the task
     known_by: ClassVar[str] = '' # a parameter that marks records older than names of tasks as of this one
-    of_method: ClassVar[tuple] = ('method', 'method_params') # fields that data and references do not depend on
+    of_method: ClassVar[tuple] = ('method', 'method_params') # data and references do not depend on these
     experiment: str
     dataset: str # a key of sources.DATASETS
     method: str # a key of losses.METHODS
@@ -112,7 +112,7 @@ class TaskData:
     parts: dict # 'gold', 'student', 'validation' -> disjoint positions in `y`
     classes: tuple # their names
     source: str = '' # names images and features without the split; empty: as `key`
-    # test -> what an interval redraws (as 'episodes') -> its number for each unit; none: images, each for itself
+    # test -> what an interval redraws (as 'episodes') -> its number for each unit; none: single images
     units: dict = field(default_factory=dict)
 
     @property
@@ -138,7 +138,8 @@ def _function_text(f, outer: tuple = ()) -> str: # outer: functions that lead to
         if hasattr(v, '__code__'): return _function_text(v, (*outer, f))
         return f'{v.__module__}.{v.__qualname__}' if hasattr(v, '__qualname__') else v  # not by its address
     def counts(v):
-        return isinstance(v, (int, float, str, tuple)) or hasattr(v, '__code__') and v.__module__ == f.__module__
+        if isinstance(v, (int, float, str, tuple)): return True
+        return hasattr(v, '__code__') and v.__module__ == f.__module__
     read = [(n, v) for n in f.__code__.co_names if counts(v := f.__globals__.get(n))]
     taken = [_content(cell) for cell in f.__closure__ or ()] + [v for pair in read for v in pair]
     given = [*(f.__defaults__ or ()), *sum(sorted((f.__kwdefaults__ or {}).items()), ())]
@@ -169,10 +170,10 @@ class Place:
     force: bool = False # compute again what is there
     save: bool = True # write records
     together: int | None = None # seeds in one pass, where a task can; None: all on a GPU, one elsewhere
-    team: int = 0 # number of processes that have just trained all networks, which are then read; 0: train here
+    team: int = 0 # processes that have just trained all networks, which are then read; 0: train here
     spent: float = 0. # seconds a run that they took
     forced: set = field(default_factory=set) # ids of shared networks that were trained anew
-    images_on_device: bool | None = None # all at once, not batch by batch; None: if they take little of its memory
+    images_on_device: bool | None = None # all at once; None: if they take little of its memory
     kept: dict = field(default_factory=dict) # what a task keeps from one `load` to the next, as images
 
     def force_once(self,
@@ -210,9 +211,9 @@ class Task(ABC):
     versions: dict # of the parts of provenance.RESULT_VERSION that its results rest on
     side_by_side: bool = False # many runs in one pass cost little more than one
     reads_weights: bool = False # checkpoints of pretrained networks
-    options: tuple = ('teacher', 'student') # parameters that `resolve` reads; a run that gives others is refused
+    options: tuple = ('teacher', 'student') # parameters that `resolve` reads; others are refused
     students: str = 'students' # what they are, for that sentence
-    linear: bool = False # linear heads: settings are tried in seconds, and students label images (`recommend`)
+    linear: bool = False # linear heads: settings are tried in seconds, students label images (`recommend`)
 
     @abstractmethod
     def resolve(self,
@@ -289,13 +290,13 @@ def run_id(
     data: TaskData, # its data, of which the key counts
 ) -> str: # 16 hexadecimal digits
     "The same wherever the run is computed."
-    versions = TASKS[config.task].versions
-    return content_hash(dict(config=config.identity(), data=data.key, versions=versions, added=added_code(config)))
+    versions, added = TASKS[config.task].versions, added_code(config)
+    return content_hash(dict(config=config.identity(), data=data.key, versions=versions, added=added))
 
 def added_code(
     config: Config, # of a run
 ) -> dict: # name -> its code
-    "What a user has added and a run uses: networks, a loss, a rule for weak labels or for several teachers, a task."
+    "What a user has added and a run uses: networks, a loss, rules for weak labels and teachers, a task."
     rule, _ = read_weak_labels(config.weak_labels)
     things = {n: NETWORKS.get(n) for n in (*config.teachers, config.student)}
     things |= {config.task: type(TASKS[config.task])}
@@ -325,7 +326,8 @@ def teacher_fields(
     "Teachers of a run and what is done to their labels; refuses what cannot be read."
     pick = lambda name: picked(experiment, options, name)
     teachers, combine = as_names(pick('teacher')), check_choice(pick('combine'), COMBINE, 'combine')
-    if len(set(teachers)) < len(teachers): raise ValueError(f"teacher={','.join(teachers)!r} names a teacher twice")
+    if len(set(teachers)) < len(teachers):
+        raise ValueError(f"teacher={','.join(teachers)!r} names a teacher twice")
     if len(teachers) == 1 and combine != ADDED_LATER['combine']:
         raise ValueError(f"combine={combine!r} needs several teachers: teacher='one,other'")
     return dict(teacher=teachers if len(teachers) > 1 else teachers[0], combine=combine,
@@ -345,7 +347,8 @@ def taught_labels(
     if weak.shape != logits.shape:
         raise ValueError(f"weak_labels={rule!r} gives {list(weak.shape)} for labels of {list(logits.shape)}")
     kept = everything[~weak[:, 0].isnan()]
-    if not len(kept): raise ValueError(f"weak_labels={rule!r} leaves none of the student's {len(logits)} images")
+    if not len(kept):
+        raise ValueError(f"weak_labels={rule!r} leaves none of the student's {len(logits)} images")
     return weak[kept], kept
 
 def label_metrics(

@@ -151,7 +151,8 @@ def _given_labels(config: EndToEndConfig, images: _Images, device: torch.device)
         given['truth'] = tuple(class_logits(part, len(images.pool.classes)) for part in y)
     for name in filter(is_labels_file, config.teachers):
         if not images.pool.files:
-            raise ValueError(f"{images.pool.name} is not read from files: a file of labels has nothing to refer to")
+            raise ValueError(f"{images.pool.name} is not read from files: "
+                             "a file of labels has nothing to refer to")
         logits, _ = weak_labels(read_labels_table(name), list(images.files), images.pool.classes)
         if none := int(np.isnan(logits[:, 0]).sum()):
             raise ValueError(f"{name} has no label for {none} of {len(logits)} images; "
@@ -176,8 +177,8 @@ def load_task(
     parts = {k: torch.from_numpy(v) for k, v in _parts(config, pool).items()}
     given, contents = _given_labels(config, kept[name], device)
     key = content_hash([key, *contents]) if contents else key
-    return EndToEndData(key=key, parts=parts, classes=pool.classes, stats=DATASETS[config.dataset], given=given,
-                        **tensors)
+    stats = DATASETS[config.dataset]
+    return EndToEndData(key=key, parts=parts, classes=pool.classes, stats=stats, given=given, **tensors)
 
 # %% ../../nbs/tasks/02_end_to_end.ipynb #e34e9ad2
 def feature_objective(
@@ -259,8 +260,8 @@ def fit_id(
         network=net.network, added=source_of_added(NETWORKS.get(net.network)),
         recipe='logistic' if net.network == 'digits_linear' else c.plain()['training'],
         steps=steps_per_epoch(c.training, len(task.parts['student'])),  # as many as the student gets
-        seed=net.seed, stream=net.stream, images=array_hash(task.parts[net.part].cpu().numpy()), data=task.key,
-        precision=c.precision, versions=_VERSIONS))
+        seed=net.seed, stream=net.stream, images=array_hash(task.parts[net.part].cpu().numpy()),
+        data=task.key, precision=c.precision, versions=_VERSIONS))
 
 # %% ../../nbs/tasks/02_end_to_end.ipynb #ce307377
 @dataclass
@@ -298,7 +299,8 @@ class Run:
         index: Tensor | None = None, # positions in x; None: all
     ) -> Tensor: # [n, c]
         "Logits of clean images, with the recipe's evaluation view."
-        return predict(model, x, self.task.stats, self.config.precision, None, self.config.training.evaluation, index)
+        c = self.config
+        return predict(model, x, self.task.stats, c.precision, None, c.training.evaluation, index)
 
 # %% ../../nbs/tasks/02_end_to_end.ipynb #3e68416b
 def _locked(store: Store, name: str):
@@ -306,7 +308,7 @@ def _locked(store: Store, name: str):
     return contextlib.nullcontext() if in_team() else Lock(store.folder/'locks', name)
 
 def _kept_fit(run: Run, id: str, build, make, force: bool) -> Fit:
-    "A network from the store, or trained from its last checkpoint; `make` takes the network and its checkpoints."
+    "A network from the store or trained from its last checkpoint; `make` takes the network and checkpoints."
     path = run.place.store.fit_path(id)
     checkpoints = Checkpoints(path.with_suffix('.steps'))
     idle = not force and not checkpoints.files()  # nothing to tidy up, and nothing to train if it is there
@@ -330,10 +332,12 @@ def _labelled_fit(run: Run, net: Reference) -> Fit:
     c, t, id = run.config, run.task, fit_id(run.config, run.task, net)
     index, steps = t.parts[net.part], steps_per_epoch(c.training, len(t.parts['student']))
     def build():
-        with seeded(net.seed, net.stream): return to_device(build_model(net.network, len(t.classes)), t.x, t.device)
+        with seeded(net.seed, net.stream): model = build_model(net.network, len(t.classes))
+        return to_device(model, t.x, t.device)
     def make(model, checkpoints):
-        if net.network == 'digits_linear': return fit_logistic(model, t.x[index], t.y[index], t.stats)
-        return run.train(net.network, model, index, LabelObjective(t.y[index]), net.seed, steps, title=net.title,
+        labels = t.y[index]
+        if net.network == 'digits_linear': return fit_logistic(model, t.x[index], labels, t.stats)
+        return run.train(net.network, model, index, LabelObjective(labels), net.seed, steps, title=net.title,
                          checkpoints=checkpoints)
     return _kept_fit(run, id, build, make, run.place.force_once(id))
 
@@ -369,7 +373,7 @@ def _joint_teacher(run: Run, fits: dict) -> Fit:
     return Fit(whole, {}, 0., 0., test_logits=_teacher_logits(run, fits))
 
 # %% ../../nbs/tasks/02_end_to_end.ipynb #1a07caeb
-def _weak_labels(run: Run, fits: dict) -> tuple: # logits or the teacher itself, positions of the images, metrics
+def _weak_labels(run: Run, fits: dict) -> tuple: # logits or the teacher itself, positions of images, metrics
     "What the student learns from, and what became of the teacher's labels."
     c, t, index = run.config, run.task, run.task.parts['student']
     if c.heard == 'view':
@@ -387,7 +391,8 @@ def _student_fit(run: Run, fits: dict) -> tuple[Fit, dict]:
     weak, index, found = _weak_labels(run, fits)
     labels = t.y[index] if c.supervision == 'teacher+labels' else None
     def build():
-        with seeded(c.seed, 'student'): return to_device(build_model(c.student, len(t.classes)), t.x, t.device)
+        with seeded(c.seed, 'student'): model = build_model(c.student, len(t.classes))
+        return to_device(model, t.x, t.device)
     def make(model, checkpoints):
         if method.features:
             views = normalise(to_float(t.x[:2].to(t.device)), **t.stats)
@@ -406,24 +411,26 @@ def _chunks(options, recipe) -> dict:
     "How a batch is cut: several processes normalise by themselves, and that is part of the result."
     n, chunk = options.num_processes or 1, options.bn_chunk or recipe.bn_chunk
     if options.compile and (chunk or n > 1):
-        raise ValueError("compile=True with bn_chunk or num_processes: torch would compile once for each chunk of a "
-                         "batch; give one of them")
+        raise ValueError("compile=True with bn_chunk or num_processes: "
+                         "torch would compile once for each chunk of a batch; give one of them")
     if n > 1 and not chunk:
-        if recipe.batch % n: raise ValueError(f"num_processes={n} does not divide the batch of {recipe.batch}")
-        chunk = recipe.batch // n
+        chunk, rest = divmod(recipe.batch, n)
+        if rest: raise ValueError(f"num_processes={n} does not divide the batch of {recipe.batch}")
     return {} if chunk is None else dict(bn_chunk=chunk)
 
 # %% ../../nbs/tasks/02_end_to_end.ipynb #7c37ff12
 def _check_method(m: Method, supervision: str, on_views: bool): # whether the teacher sees the augmented views
     "Refuse methods that cannot work with what the student may see."
-    if m.solve: raise ValueError(f"method {m.name} is solved in closed form on frozen features and trains no network: "
-                                 "use it in a linear probe, such as digits-random_cnn_from_pixels")
+    if m.solve:
+        raise ValueError(f"method {m.name} is solved in closed form on frozen features and trains no "
+                         "network: use it in a linear probe, such as digits-random_cnn_from_pixels")
     if 'features' in m.needs and not (supervision == 'teacher+labels' and on_views):
-        raise ValueError(f"method {m.name} compares features on every view and trains no classifier: it needs true "
-                         "labels beside it and a teacher that sees the views, as in experiment digits-cnn_from_cnn")
+        raise ValueError(f"method {m.name} compares features on every view and trains no classifier: "
+                         "it needs true labels beside it and a teacher that sees the views, "
+                         "as in experiment digits-cnn_from_cnn")
     if supervision == 'teacher' and not m.uses_teacher:
-        raise ValueError(f"method {m.name} learns from true labels only, and under supervision 'teacher' there are "
-                         "none: use hard_ce, or supervision='teacher+labels'")
+        raise ValueError(f"method {m.name} learns from true labels only, and under supervision 'teacher' "
+                         "there are none: use hard_ce, or supervision='teacher+labels'")
     if supervision == 'teacher' and 'labels' in m.needs:
         raise ValueError(f"method {m.name} needs true labels: use supervision='teacher+labels'")
 
@@ -436,8 +443,8 @@ def _check_teaching(e, method: Method, teaching: dict):
         if t not in once: check_network(t)
     if e.heard == 'view' and (once or teaching['weak_labels'] != 'as_is'):
         name = f"teacher={once[0]!r}" if once else f"weak_labels={teaching['weak_labels']!r}"
-        raise ValueError(f"{name}: in {e.name} the teacher labels every augmented view; this needs labels that are "
-                         "given once, as in experiment digits")
+        raise ValueError(f"{name}: in {e.name} the teacher labels every augmented view; "
+                         "this needs labels that are given once, as in experiment digits")
     if method.features and len(teachers) > 1:
         raise ValueError(f"method {method.name} compares features with those of one teacher; "
                          f"teacher names {len(teachers)}")
@@ -458,7 +465,8 @@ def _resolve(e, method: Method, options, params: dict) -> EndToEndConfig:
         method_params=method.params | e.method_params.get(method.name, {}) | params, seed=options.seed,
         teacher_seed=teacher_seed, supervision=pick('supervision'), heard=e.heard,
         student=check_network(pick('student')), **teaching, recipe=recipe, training=training, gold=e.gold,
-        validation=e.validation, test=e.test, train_size=pick('train_size'), precision=options.precision or 'fp32')
+        validation=e.validation, test=e.test, train_size=pick('train_size'),
+        precision=options.precision or 'fp32')
 
 # %% ../../nbs/tasks/02_end_to_end.ipynb #a557c358
 def _measured(run: Run, fits: dict, found: dict) -> Outcome:
@@ -470,13 +478,15 @@ def _measured(run: Run, fits: dict, found: dict) -> Outcome:
     def right(role, index):
         if role == 'teacher': return accuracy(_teacher_logits(run, fits, index), t.y[index])
         return accuracy(run.logits(fits[role].model, t.x, index), t.y[index])
-    extra = {f'{k}_best': max(f.history['test']) for k, f in fits.items() if f.history.get('test')} | dict(
-        teacher_on_student_images=right('teacher', s), student_images=len(s), gold_labels=len(t.parts['gold'])) | found
+    extra = {f'{k}_best': max(f.history['test']) for k, f in fits.items() if f.history.get('test')}
+    extra |= dict(teacher_on_student_images=right('teacher', s), student_images=len(s),
+                  gold_labels=len(t.parts['gold'])) | found
     return Outcome(
         answers=dict(test={role: answers(f.test_logits, t.test_y) for role, f in fits.items()}),
         validation={role: right(role, v) for role in fits} if len(v) else {}, extra=extra,
         history=named_history({k: f.history for k, f in fits.items()}),
-        diverged=tuple(k for k, f in fits.items() if f.diverged), images_per_second=fits['student'].images_per_second,
+        diverged=tuple(k for k, f in fits.items() if f.diverged),
+        images_per_second=fits['student'].images_per_second,
         about=dict(compiled=run.place.compile, normalised_together=c.training.bn_chunk or c.training.batch,
                    processes=run.place.team or team_size(), images_on_device=t.x.device == t.device))
 
@@ -485,8 +495,8 @@ def _measured(run: Run, fits: dict, found: dict) -> Outcome:
 class EndToEnd(Task):
     "Networks trained on images."
     name, Config, students = 'end_to_end', EndToEndConfig, 'networks'
-    options = ('teacher', 'combine', 'weak_labels', 'student', 'supervision', 'recipe', 'epochs', 'lr', 'train_size',
-               'bn_chunk', 'num_processes', 'precision', 'compile', 'images_on_device')
+    options = ('teacher', 'combine', 'weak_labels', 'student', 'supervision', 'recipe', 'epochs', 'lr',
+               'train_size', 'bn_chunk', 'num_processes', 'precision', 'compile', 'images_on_device')
     versions = _VERSIONS
 
     def resolve(self, experiment, method, options, params): # as for `Task`, and below
