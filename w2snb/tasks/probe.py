@@ -49,7 +49,7 @@ class ProbeConfig(Config):
     validation: float # share of the images kept for choosing settings, out of the weak half
     test: int | None # test images cut off the set; None: the dataset has a test split
     train_size: int | None # the student's images; None: half of all
-    split: str # 'halves'; 'openai': the first `train_size` of a shuffle teach; 'given': no half for the teacher
+    split: str # 'halves'; 'openai': the first `train_size` of a shuffle; 'given': no half for the teacher
     scaling: str # one of `SCALINGS`
     calibrated: bool # the teacher's logits divided by the temperature that fits the validation labels best
     lr: float | None # of the student's Adam; None, as `weight_decay`: its method is solved in closed form
