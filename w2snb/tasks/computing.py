@@ -102,6 +102,7 @@ def _is_of(record: Record, config: Config) -> bool:
     kept = lambda params: {k: v for k, v in params.items() if k not in free}
     return kept(record.params) == json.loads(json.dumps(kept(plain)))
 
+# %% ../../nbs/tasks/01_computing.ipynb #43b7a5f3
 def find_record(
     store: Store, # where to look
     id: str, # of the run
@@ -209,6 +210,7 @@ def _start(start: Callable, force: bool):
                else "the same call goes on from the last checkpoint")
         raise KeyboardInterrupt(f"stopped; {how}") from None
 
+# %% ../../nbs/tasks/01_computing.ipynb #583aad4a
 def train_by_team(
     configs: list, # of one task
     place: Place, # where to compute

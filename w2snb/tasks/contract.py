@@ -217,54 +217,34 @@ class Task(ABC):
 
     @abstractmethod
     def resolve(self,
-        experiment, # as it is registered
-        method, # `Method`
-        options, # checked `Parameters`
-        params: dict, # the method's own
+        experiment, method, # an experiment as it is registered; a `Method`
+        options, params: dict, # checked `Parameters`; the method's own
     ) -> Config:
         "The complete configuration of a run; refuses in one sentence."
 
     @abstractmethod
-    def load(self,
-        config: Config, # what to load, and the seeds of the split
-        place: Place, # its folders
-    ) -> TaskData:
+    def load(self, config: Config, place: Place) -> TaskData: # from the folders of `place`
         "Read the data and split them."
 
     @abstractmethod
-    def references(self,
-        config: Config, # its method does not matter
-        data: TaskData, # of this configuration
-        place: Place, # its store keeps the networks
-    ) -> dict: # role -> labeller
+    def references(self, config: Config, data: TaskData, place: Place) -> dict: # role -> labeller
         "Teacher, ceiling and student alone, the same for all methods."
 
     @abstractmethod
     def teach(self,
-        configs: list, # one of `batches`
-        data: dict, # `Config.common()` -> `TaskData`
-        references: dict, # `Config.common()` -> what `references` gave
-        place: Place, # where to train
+        configs: list, data: dict, # one of `batches`; `Config.common()` -> `TaskData`
+        references: dict, place: Place, # `Config.common()` -> what `references` gave; where to train
     ) -> list[Outcome]:
         "Train a student for each configuration."
 
-    def batches(self,
-        configs: list, # all that have to be computed
-        place: Place, # where
-    ) -> list[list]:
+    def batches(self, configs: list, place: Place) -> list[list]: # of all that have to be computed
         "Configurations that are taught in one pass; here each alone."
         return [[c] for c in configs]
 
-    def check(self,
-        config: Config, # of a run
-        data: TaskData, # its data
-    ):
+    def check(self, config: Config, data: TaskData): # raises `ValueError`
         "Refuse, before any training, what only a look at the data shows."
 
-    def shared_ids(self,
-        config: Config, # of a run
-        data: TaskData, # its data
-    ) -> list[str]:
+    def shared_ids(self, config: Config, data: TaskData) -> list[str]: # keys of fits in a store
         "Ids of the networks behind the references, for a team of processes that trains them."
         return []
 
@@ -319,6 +299,7 @@ def picked(
     "The value a run has for one of its options."
     return getattr(experiment, name, ADDED_LATER.get(name)) if (v := getattr(options, name)) is None else v
 
+# %% ../../nbs/tasks/00_contract.ipynb #e2c42dee
 def teacher_fields(
     experiment, # has a `teacher`, and `combine`, `weak_labels`, `rounds` where it departs from the default
     options, # `Parameters`; None there: as the experiment
@@ -351,6 +332,7 @@ def taught_labels(
         raise ValueError(f"weak_labels={rule!r} leaves none of the student's {len(logits)} images")
     return weak[kept], kept
 
+# %% ../../nbs/tasks/00_contract.ipynb #0eefc577
 def label_metrics(
     config: Config, # of the run
     weak: Tensor, # logits that the student learned from [k, c]

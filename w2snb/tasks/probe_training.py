@@ -185,10 +185,11 @@ class _Taught:
     def trained(self) -> list: # heads
         return [k for k, c in enumerate(self.configs) if get_method(c.method).loss]
 
-    def others(self, strong: Tensor, weak: Tensor) -> dict: # role -> logits of teacher, ceiling, student alone
+    def others(self, strong: Tensor, weak: Tensor) -> dict: # role -> logits, of all but students
         return {role: f(weak if role.startswith('teacher') else strong)
                 for role, f in self.references.items()}
 
+# %% ../../nbs/tasks/04_probe_training.ipynb #623aba9f
 def _watch(stack: HeadStack, taught: list):
     "Test accuracy (without true labels agreement with the teacher) and what methods observe, after an epoch."
     predicted = stack.classes(taught[0].test_x)  # [s, k, n]
@@ -228,6 +229,7 @@ def _teach(lots: list, title: str | None, watch: bool = True) -> list[_Taught]:
 def _entropy(logits: Tensor) -> float:  # [n, c] -> nats
     return float(torch.special.entr(logits.softmax(-1)).sum(-1).double().mean())
 
+# %% ../../nbs/tasks/04_probe_training.ipynb #8b41e928
 def _on_validation(k: int, t: _Taught) -> dict:
     "Accuracy of one head and of what it is compared to on the validation images, if there are any."
     v = t.task.parts['validation']
@@ -298,6 +300,7 @@ def _check_given(e, m, options):
         raise ValueError(f"lr={options.lr!r}: method {m.name} is solved in closed form and has no lr; "
                          "leave it out")
 
+# %% ../../nbs/tasks/04_probe_training.ipynb #35253a15
 def _resolve(e, m, options, params: dict) -> ProbeConfig:
     "`ProbeExperiment`, `Method`, `Parameters` and the method's own as a configuration."
     _check_given(e, m, options)
@@ -314,7 +317,8 @@ def _resolve(e, m, options, params: dict) -> ProbeConfig:
     if m.solve: optimizer = dict(lr=None, weight_decay=None)
     teacher_seed = options.seed if options.teacher_seed is None else options.teacher_seed
     kept = {k: getattr(e, k) for k in (
-        'dataset', 'gold', 'validation', 'test', 'split', 'scaling', 'calibrated', 'batch', 'schedule', 'supervision')}
+        'dataset', 'gold', 'validation', 'test', 'split', 'scaling', 'calibrated', 'batch', 'schedule',
+        'supervision')}
     if all(map(is_labels_file, teachers)): kept |= dict(split='given', gold=None)
     return ProbeConfig(
         experiment=e.name, method=m.name, method_params=m.params | e.method_params.get(m.name, {}) | params,
