@@ -295,7 +295,7 @@ def test_reports_live_without_a_student_alone(small_imagenet, store):
 def test_a_teacher_with_another_label_set_is_refused(small_imagenet, store):
     photographs(small_imagenet / "more" / "imagenet_val" / "val", classes=2, each=40)
     asked = dict(teacher="three", student="strong", train_size=60, data=small_imagenet / "more", device="cpu", progress=False)
-    with pytest.raises(ValueError, match="teacher three says 3 classes and imagenet_val has 2"):
+    with pytest.raises(ValueError, match="teacher three has logits for 3 classes and imagenet_val has 2"):
         run(OPENAI, "soft_ce", epochs=1, **asked)
 
 

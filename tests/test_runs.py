@@ -50,7 +50,7 @@ def test_one_teacher_for_all_seeds(tmp_path):
 
 def test_collapse_is_a_status(tmp_path):
     record = run("digits", "aug_conf", alpha=1.0, ramp_fraction=0.0, store=tmp_path, epochs=8, device="cpu", progress=False)
-    assert record.status == "collapsed" and record.message.startswith("collapsed: the student says")
+    assert record.status == "collapsed" and record.message.startswith("collapsed: the student predicts")
     assert Store(tmp_path).get(record.id).status == "collapsed"
 
 

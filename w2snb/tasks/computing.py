@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['run_status', 'measure', 'make_record', 'find_record', 'with_claims', 'compute_batch', 'load_all', 'compute_runs',
-           'id_of', 'train_by_team']
+           'train_by_team']
 
 # %% ../../nbs/tasks/01_computing.ipynb #ec3d9882
 import itertools, json, time, warnings
@@ -25,24 +25,34 @@ from .contract import TASKS, Config, Outcome, Place, TaskData, run_id
 from ..training.team import in_team, is_first
 
 # %% ../../nbs/tasks/01_computing.ipynb #f4f18729
-def run_status(diverged: list, metrics: dict, method: Method, params: dict, classes: int) -> tuple[str, str]:
-    "How the run ended, and one sentence if not well."
+def run_status(
+    diverged: list, # roles whose loss stopped being finite
+    metrics: dict, # of the run
+    method: Method, # the student's
+    params: dict, # the method's parameters
+    classes: int, # number of classes of the dataset
+) -> tuple[str, str]: # 'ok', 'diverged' or 'collapsed'; one sentence if not ok
+    "How a run ended."
     if diverged:
-        return 'diverged', f"diverged: the loss of the {diverged[-1].replace('_', ' ')} stopped being finite; try a lower lr"
-    student, teacher, ceiling = (metrics.get(f'{k}_effective_classes', 0.) for k in ('student', 'teacher', 'ceiling'))
+        role = diverged[-1].replace('_', ' ')
+        return 'diverged', f"diverged: the loss of the {role} stopped being finite; try a lower lr"
+    roles = ('student', 'teacher', 'ceiling')
+    student, teacher, ceiling = (metrics.get(f'{k}_effective_classes', 0.) for k in roles)
     if student >= teacher / 2: return 'ok', ''
     advice = "it has learned too little: try more epochs or another lr"
-    if method.solve: advice = f"method {method.name} does not train: other parameters, or a surer teacher, may help"
+    if method.solve:
+        advice = f"method {method.name} does not train: other parameters, or a surer teacher, may help"
     if method.votes and params.get('alpha', 1) and ceiling > classes / 2:  # true labels do teach this network
         less = ("a smaller tau or alpha, a ramp (ramp_fraction)" if 'ramp_fraction' in params
                 else "less weight on its own prediction")
         advice = f"{less} or a surer teacher keeps its own vote from winning"
-    return 'collapsed', f"collapsed: the student says {student:.1f} classes where the teacher says {teacher:.1f}; {advice}"
+    return 'collapsed', (f"collapsed: the student predicts {student:.1f} classes where the teacher predicts "
+                         f"{teacher:.1f}; {advice}")
 
 # %% ../../nbs/tasks/01_computing.ipynb #4aef8384
 def measure(
-    outcome: Outcome,
-    supervision: str,
+    outcome: Outcome, # what the task left of a run
+    supervision: str, # of the run; 'teacher+labels' has no PGR
 ) -> tuple[dict, dict]: # metrics; [test_]role -> packed hits
     "Metrics and hits of all tests: those of the first under their own name, of others as `<test>_<name>`."
     metrics, correct = {}, {}
@@ -60,51 +70,31 @@ def _counted(numbers) -> list: # [n] -> pairs of a number and how often it stand
 def _own_facts(data: TaskData, outcome: Outcome) -> dict:
     "Units, ranges of added metrics, files that were in use: nothing where there is none."
     tests = {test: '' if i == 0 else test for i, test in enumerate(outcome.answers)}
-    units = {name: {k: _counted(v) for k, v in data.units[test].items()} for test, name in tests.items() if test in data.units}
+    units = {name: {k: _counted(v) for k, v in data.units[test].items()}
+             for test, name in tests.items() if test in data.units}
     facts = dict(units=units, metric_ranges=own_ranges(), additions=used_additions())
     return {k: v for k, v in facts.items() if v}
 
 # %% ../../nbs/tasks/01_computing.ipynb #d9d6ba12
 def make_record(
-    config: Config,
-    data: TaskData,
-    outcome: Outcome,
+    config: Config, # of the run
+    data: TaskData, # its data
+    outcome: Outcome, # what the task left of it
     about: dict, # provenance
-    seconds: float,
+    seconds: float, # that it took
 ) -> Record:
     "The record of a run."
     metrics, correct = measure(outcome, config.supervision)
-    status, message = run_status(list(outcome.diverged), metrics, get_method(config.method), config.method_params,
-                                 len(data.classes))
-    about = about | dict(data=data.source or data.key, result_versions=TASKS[config.task].versions) | outcome.about
-    about |= _own_facts(data, outcome)
+    status, message = run_status(
+        list(outcome.diverged), metrics, get_method(config.method), config.method_params, len(data.classes))
+    about = about | dict(data=data.source or data.key, result_versions=TASKS[config.task].versions)
+    about |= outcome.about | _own_facts(data, outcome)
     return Record(
-        id=run_id(config, data.key), experiment=config.experiment, method=config.method, seed=config.seed, params=config.plain(),
-        metrics=metrics, history=outcome.history, correct=correct, status=status, message=message, provenance=about,
-        seconds=seconds, images_per_second=outcome.images_per_second)
+        id=run_id(config, data.key), experiment=config.experiment, method=config.method, seed=config.seed,
+        params=config.plain(), metrics=metrics, history=outcome.history, correct=correct, status=status,
+        message=message, provenance=about, seconds=seconds, images_per_second=outcome.images_per_second)
 
 # %% ../../nbs/tasks/01_computing.ipynb #87bb8475
-def find_record(
-    store: Store,
-    id: str,
-    config: Config, # of the run with this id
-    progress: bool = False, # print a line about a record that is found
-) -> Record | None:
-    "A finished record, with a warning if the code has changed since; a user's own loss is never taken from the store."
-    record = store.get(id)
-    if record is None or record.status == 'failed': return None
-    known = record.method in METHODS
-    if not known or not _is_of(record, config):
-        reason = "its params are not those of its id" if known else f"its method {record.method!r} is unknown"
-        raise ValueError(f"{shown_path(store.path(id))} (delete it to run again) is not a valid record ({reason})")
-    if not METHODS[record.method].builtin: return None
-    if changed := changed_since(record.provenance.get('code', {})):
-        warnings.warn(f"this record is from the store and was computed before {changed} changed; force=True runs it again")
-    if progress:
-        print(f"{record.experiment}, {record.method}, seed {record.seed}: from store, computed {record.provenance['date'][:10]}")
-    return record
-
-# %% ../../nbs/tasks/01_computing.ipynb #6213aae4
 def _is_of(record: Record, config: Config) -> bool:
     "Whether a record has the parameters of a configuration, but for those that are no part of its id."
     plain, part = config.plain(), config.identity()
@@ -112,9 +102,33 @@ def _is_of(record: Record, config: Config) -> bool:
     kept = lambda params: {k: v for k, v in params.items() if k not in free}
     return kept(record.params) == json.loads(json.dumps(kept(plain)))
 
+# %% ../../nbs/tasks/01_computing.ipynb #43b7a5f3
+def find_record(
+    store: Store, # where to look
+    id: str, # of the run
+    config: Config, # of the run with this id
+    progress: bool = False, # print a line about a record that is found
+) -> Record | None:
+    "A finished record, with a warning if the code has changed since; none of a user's own loss."
+    record = store.get(id)
+    if record is None or record.status == 'failed': return None
+    known = record.method in METHODS
+    if not known or not _is_of(record, config):
+        reason = "its params are not those of its id" if known else f"its method {record.method!r} is unknown"
+        path = shown_path(store.path(id))
+        raise ValueError(f"{path} (delete it to run again) is not a valid record ({reason})")
+    if not METHODS[record.method].builtin: return None
+    if changed := changed_since(record.provenance.get('code', {})):
+        warnings.warn(f"this record is from the store and was computed before {changed} changed; "
+                      "force=True runs it again")
+    if progress:
+        run = f"{record.experiment}, {record.method}, seed {record.seed}"
+        print(f"{run}: from store, computed {record.provenance['date'][:10]}")
+    return record
+
 # %% ../../nbs/tasks/01_computing.ipynb #c120d3e0
 def with_claims(
-    store: Store,
+    store: Store, # in whose folder the locks are
     act: Callable, # (claims) -> anything
 ):
     "Do something that takes locks, from the start whenever another process holds one of them."
@@ -126,9 +140,9 @@ def with_claims(
 
 # %% ../../nbs/tasks/01_computing.ipynb #4475bc0a
 def compute_batch(
-    configs: list, # that `Task.batches` put together
+    configs: list, # one of `Task.batches`
     data: dict, # `Config.common()` -> `TaskData`
-    place: Place,
+    place: Place, # where to compute; its store keeps shared networks
 ) -> list[Record]: # not yet in the store
     "Train and measure; networks that are shared come from the store or go there."
     start, task, about = time.perf_counter(), TASKS[configs[0].task], provenance(place.device)
@@ -137,7 +151,8 @@ def compute_batch(
     references = {k: task.references(c, data[k], place) for k, c in alike.items()}
     outcomes = task.teach(configs, data, references, place)
     seconds = place.spent + (time.perf_counter() - start) / len(configs)
-    return [make_record(c, data[c.common()], o, about, seconds) for c, o in zip(configs, outcomes, strict=True)]
+    done = zip(configs, outcomes, strict=True)
+    return [make_record(c, data[c.common()], o, about, seconds) for c, o in done]
 
 # %% ../../nbs/tasks/01_computing.ipynb #d7cf64b6
 def _claimed_batch(batch: dict, data: dict, place: Place) -> dict: # id -> configuration; id -> record
@@ -154,10 +169,9 @@ def _claimed_batch(batch: dict, data: dict, place: Place) -> dict: # id -> confi
         return there
     return with_claims(place.store, act)
 
-# %% ../../nbs/tasks/01_computing.ipynb #7dbf746e
 def load_all(
-    configs: list,
-    place: Place,
+    configs: list, # of tasks with data in common or not
+    place: Place, # its folders
 ) -> dict: # `Config.common()` -> `TaskData`
     "The data of all configurations, each once."
     data = {}
@@ -166,36 +180,46 @@ def load_all(
     return data
 
 # %% ../../nbs/tasks/01_computing.ipynb #9f33ff59
+def _plain_id(config: Config) -> str:
+    "A name for a configuration, without its data."
+    return content_hash(config.plain())
+
 def compute_runs(
     configs: list, # of one task
-    place: Place,
+    place: Place, # where to look and to compute
 ) -> list[Record]: # in the order of the configurations
     "Records of all configurations: those that are there, and the others computed batch by batch."
     data = load_all(configs, place)
     ids = [run_id(c, data[c.common()].key) for c in configs]
-    wanted = dict(zip(ids, configs))
-    found = {id: r for id, c in wanted.items() if not place.force and (r := find_record(place.store, id, c, place.progress))}
+    wanted, found = dict(zip(ids, configs)), {}
+    if not place.force:
+        found = {id: r for id, c in wanted.items() if (r := find_record(place.store, id, c, place.progress))}
     left = {id: c for id, c in wanted.items() if id not in found}
     if left: place.store.check_writable()
-    names = {id_of(c): id for id, c in left.items()}
+    names = {_plain_id(c): id for id, c in left.items()}
     for batch in TASKS[configs[0].task].batches(list(left.values()), place) if left else ():
-        found |= _claimed_batch({names[id_of(c)]: c for c in batch}, data, place)
+        found |= _claimed_batch({names[_plain_id(c)]: c for c in batch}, data, place)
     return [found[id] for id in ids]
 
-# %% ../../nbs/tasks/01_computing.ipynb #4d621bd9
-def id_of(config: Config) -> str:
-    "A name for a configuration, without its data."
-    return content_hash(config.plain())
-
 # %% ../../nbs/tasks/01_computing.ipynb #40716cc5
+def _start(start: Callable, force: bool):
+    "Start a team; Ctrl-C ends with a sentence on how it goes on."
+    try: start()
+    except KeyboardInterrupt:
+        how = ("with force=True the next call starts anew" if force
+               else "the same call goes on from the last checkpoint")
+        raise KeyboardInterrupt(f"stopped; {how}") from None
+
+# %% ../../nbs/tasks/01_computing.ipynb #583aad4a
 def train_by_team(
-    configs: list,
-    place: Place,
+    configs: list, # of one task
+    place: Place, # where to compute
     start: Callable, # starts the team and waits for it
 ) -> float: # seconds a run
     "Have a team of processes train what is missing; if nothing is, it is not started."
     place.store.check_writable()
-    cpu = replace(place, device=torch.device('cpu'), kept={})  # a process that is to start others leaves the GPU alone
+    # a process that is to start others leaves the GPU alone
+    cpu = replace(place, device=torch.device('cpu'), kept={})
     task, data = TASKS[configs[0].task], load_all(configs, cpu)
     for c in configs: task.check(c, data[c.common()])
     runs = {run_id(c, data[c.common()].key): c for c in configs}
@@ -209,11 +233,3 @@ def train_by_team(
         if left: _start(start, place.force)
         return (time.perf_counter() - began) / max(1, len(left))
     return with_claims(place.store, act)
-
-# %% ../../nbs/tasks/01_computing.ipynb #299319aa
-def _start(start: Callable, force: bool):
-    "Start a team; Ctrl-C ends with a sentence on how it goes on."
-    try: start()
-    except KeyboardInterrupt:
-        how = "with force=True the next call starts anew" if force else "the same call goes on from the last checkpoint"
-        raise KeyboardInterrupt(f"stopped; {how}") from None
