@@ -24,9 +24,20 @@ from ..tasks.probe_experiments import COMPARED, check_folds, choose, relabel, ru
 from ..training.team import in_team, launch, own_device
 
 # %% ../../nbs/experiments/02_running.ipynb #aa2a1738
+def _place(progress: bool, save: bool, **given) -> tuple[Place, int]:
+    "Where runs are computed, and by how many processes each."
+    options, _ = check_parameters(**given)
+    data_folder(options.data)  # folders that are given must exist, even if this run reads nothing from them
+    weights_folder(options.weights)
+    place = Place(Store(options.store or default_store()), resolve_device(own_device(options.device)),
+                  options.data, options.weights, progress, options.compile, options.force, save,
+                  images_on_device=options.images_on_device)
+    return place, options.num_processes or 1
+
+# %% ../../nbs/experiments/02_running.ipynb #d2522388
 def run_many(
     experiment: str = 'digits', # a key of `EXPERIMENTS`
-    methods=('acd',), # keys of losses.METHODS, or one; dict(method='acd', tau=2) for a method with overrides of its own
+    methods=('acd',), # keys of losses.METHODS, or one; dict(method='acd', tau=2) for one with overrides
     seeds=(0,), # numbers, or one
     *,
     progress: bool = True, # progress bars, and a line for each record from the store
@@ -34,31 +45,22 @@ def run_many(
     **overrides, # any of parameters.Parameters, or the methods' own
 ) -> list[Record]: # by seed, then by method
     "Run methods x seeds. Finished runs come from the store."
-    methods = [m if isinstance(m, dict) else dict(method=m) for m in ([methods] if isinstance(methods, (str, dict)) else methods)]
+    methods = [methods] if isinstance(methods, (str, dict)) else methods
+    methods = [m if isinstance(m, dict) else dict(method=m) for m in methods]
     seeds = [seeds] if isinstance(seeds, Integral) else seeds
     configs = [resolve(experiment, seed=int(s), **overrides | m) for s in seeds for m in methods]
     if not configs: return []
     place, processes = _place(progress, save, **dict(experiment=experiment) | overrides | methods[0])
     if processes > 1 and not in_team():  # several processes train; here it is measured and written down
         again = lambda: run_many(experiment, methods, seeds, progress=progress, save=False, **overrides)
-        place.spent = train_by_team(configs, place, lambda: launch(again, processes, place.device.type == 'cpu'))
-        place.team = processes
+        start = lambda: launch(again, processes, place.device.type == 'cpu')
+        place.spent, place.team = train_by_team(configs, place, start), processes
     return compute_runs(configs, place)
-
-def _place(progress: bool, save: bool, **given) -> tuple[Place, int]:
-    "Where runs are computed, and by how many processes each."
-    options, _ = check_parameters(**given)
-    data_folder(options.data)  # folders that are given must exist, even if this run reads nothing from them
-    weights_folder(options.weights)
-    place = Place(Store(options.store or default_store()), resolve_device(own_device(options.device)), options.data,
-                  options.weights, progress, options.compile, options.force, save,
-                  images_on_device=options.images_on_device)
-    return place, options.num_processes or 1
 
 def run(
     experiment: str = 'digits', # a key of `EXPERIMENTS`
     method: str = 'acd', # a key of losses.METHODS
-    seed: int = 0,
+    seed: int = 0, # of the student, and of split and teacher where these are not fixed
     **overrides, # as for `run_many`
 ) -> Record:
     "One run: experiment x method x seed."
@@ -72,34 +74,35 @@ def _need_probe(experiment: str, why: str = ''):
 
 def recommend(
     experiment: str = 'probe', # a linear probe
-    seed: int = 0,
+    seed: int = 0, # of split, teacher and students
     *,
-    progress: bool = True,
+    progress: bool = True, # progress bars
     **overrides, # of parameters.Parameters, but for the method and what belongs to it
-) -> list[dict]: # method, its best setting, validation accuracy and the teacher's (fractions), images; best first
-    "What labelled validation images say of every method."
+) -> list[dict]: # method, its best setting, its validation accuracy and the teacher's, images; best first
+    "Every method at its best setting, by labelled validation images; accuracies are fractions."
     _need_probe(experiment, ': its trials would take hours')
     configs = [resolve(experiment, seed=seed, **overrides | s) for m in COMPARED for s in trial_settings(m)]
     place, _ = _place(progress, False, experiment=experiment, **overrides)
-    rows = run_trials(configs, place)
-    best = []
-    for m, setting in choose(rows, 'true_labels').items():
-        config = resolve(experiment, seed=seed, **overrides | setting)
-        row = next(r for r in rows if (r['method'], r['params'], r['lr']) == (m, config.method_params, config.lr))
-        best.append(dict(method=m, setting={k: v for k, v in setting.items() if k != 'method'}, validation=row['true_labels'],
-                         teacher=row['teacher'], images=row['images']))
+    rows, best = run_trials(configs, place), []
+    for m, chosen in choose(rows, 'true_labels').items():
+        config = resolve(experiment, seed=seed, **overrides | chosen)
+        of_config = (m, config.method_params, config.lr)
+        row = next(r for r in rows if (r['method'], r['params'], r['lr']) == of_config)
+        setting = {k: v for k, v in chosen.items() if k != 'method'}
+        best.append(dict(method=m, setting=setting, validation=row['true_labels'], teacher=row['teacher'],
+                         images=row['images']))
     return sorted(best, key=lambda r: -r['validation'])  # of equals the first of `COMPARED`
 
 # %% ../../nbs/experiments/02_running.ipynb #fe0f9d6c
 def label_images(
     experiment: str = 'probe', # a linear probe
     method: str = 'acd', # a key of losses.METHODS
-    seed: int = 0,
+    seed: int = 0, # of split, teacher, folds and students
     *,
     folds: int = 5, # students; each leaves out one part of the images
-    progress: bool = True,
+    progress: bool = True, # progress bars
     **overrides, # of parameters.Parameters, or the method's own
-) -> pd.DataFrame: # per image: file (or position), teacher (None: no label), student, probability of the student's class
+) -> pd.DataFrame: # per image: file (or position), teacher (None: no label), student, its probability
     "A student's labels for all images of a probe, those its teacher learned from included."
     _need_probe(experiment)
     config = resolve(experiment, method, seed, **overrides)
@@ -107,5 +110,6 @@ def label_images(
     place, _ = _place(progress, False, experiment=experiment, **overrides)
     student, teacher, task = relabel(config, place, folds)
     classes, sure = (*task.classes, None), student.softmax(-1).max(-1).values.tolist()
-    name = lambda logits: [classes[i] for i in logits.argmax(-1).where(~logits[:, 0].isnan(), -1).tolist()]
+    def name(logits): # a row of NaN is no label
+        return [classes[i] for i in logits.argmax(-1).where(~logits[:, 0].isnan(), -1).tolist()]
     return pd.DataFrame(dict(file=task.files, teacher=name(teacher), student=name(student), probability=sure))
