@@ -24,12 +24,14 @@ from ..tasks.contract import TASKS
 # %% ../../nbs/experiments/05_engines.ipynb #ea8ae399
 def compute_together(
     runs: list, # of `PlannedRun`, of one experiment
-    store: Store,
+    store: Store, # where records go
 ):
     "Compute runs in this process; each is noted as soon as it is known, and what fails is left for later."
-    if not TASKS[resolve(**runs[0].given).task].side_by_side:  # one after the other; they share networks through the store
+    # one after the other, with the store for networks that they share
+    if not TASKS[resolve(**runs[0].given).task].side_by_side:
         for r in runs:
-            with contextlib.suppress(ValueError, RuntimeError): note_done(store, r, run_many(**_call(r), progress=False)[0])
+            with contextlib.suppress(ValueError, RuntimeError):
+                note_done(store, r, run_many(**_call(r), progress=False)[0])
         return
     for lot in _rectangles(runs):  # heads are trained side by side
         seeds = dict.fromkeys(r.given['seed'] for r in lot)
@@ -45,12 +47,12 @@ def _call(run: PlannedRun) -> dict:
 
 # %% ../../nbs/experiments/05_engines.ipynb #eb216a99
 def _settings(runs: list) -> list: # methods with their overrides
-    "What is asked for under one seed or several, each once."
+    "The settings of runs under one seed or several, each once."
     found = [_call(r)['methods'][0] for r in runs]
     return [m for i, m in enumerate(found) if m not in found[:i]]
 
 def _rectangles(runs: list) -> list: # lists of runs
-    "Runs as settings x seeds, by seed and then by setting: seeds of which not all is left to do come in lots of their own."
+    "Runs as settings x seeds; seeds of which not all is left to do come in lots of their own."
     by_seed, lots = {}, {}
     for r in runs: by_seed.setdefault(r.given['seed'], []).append(r)
     name = lambda runs: json.dumps(_settings(runs), sort_keys=True, default=str)
@@ -58,7 +60,10 @@ def _rectangles(runs: list) -> list: # lists of runs
     return list(lots.values())
 
 # %% ../../nbs/experiments/05_engines.ipynb #68c374a6
-def settle(run: PlannedRun, store: Store):
+def settle(
+    run: PlannedRun, # computed or not
+    store: Store, # where its record would be
+):
     "Note a run whose record is there; nothing happens if it is not."
     if record := record_of(run, store): note_done(store, run, record)
 
@@ -66,7 +71,7 @@ def settle(run: PlannedRun, store: Store):
 START = 600. # seconds for a kernel to answer; on a busy machine it takes its time
 
 class KernelDied(Exception):
-    "The kernel is gone, and nobody here has killed it."
+    "The kernel is gone without having been killed here."
 
 class KernelTimeout(Exception):
     "The kernel was killed because its time was over."
@@ -74,8 +79,12 @@ class KernelTimeout(Exception):
 # %% ../../nbs/experiments/05_engines.ipynb #02962d24
 class Kernel:
     "A Python process that executes notebooks, for at most so long."
-    def __init__(self, environment: dict, folder): # variables beside this process's own; where relative paths start
-        from jupyter_client.manager import AsyncKernelManager  # with the other one a client cannot see that a kernel died
+    def __init__(self,
+        environment: dict, # variables beside this process's own
+        folder, # where relative paths start
+    ):
+        # with the other manager a client cannot see that a kernel died
+        from jupyter_client.manager import AsyncKernelManager
         from jupyter_core.utils import run_sync
         self.manager, self.sync = AsyncKernelManager(kernel_name='python3'), run_sync
         self.sync(self.manager.start_kernel)(env=os.environ | environment, cwd=str(folder),
@@ -128,7 +137,8 @@ def _execute_notebook(self, notebook, given: dict, out: Path, seconds: float): #
     try:
         self.bounded(seconds, lambda: papermill.execute_notebook(
             str(notebook), str(part), given, kernel_name='python3', language='python', km=self.manager,
-            start_timeout=START, progress_bar=False, request_save_on_cell_execute=False, autosave_cell_every=0))
+            start_timeout=START, progress_bar=False, request_save_on_cell_execute=False,
+            autosave_cell_every=0))
     finally:
         with contextlib.suppress(Exception): # half a notebook, from a full disk, is none
             nbformat.read(part, 4)
@@ -140,7 +150,7 @@ Kernel.execute, Kernel.execute_notebook = _execute_code, _execute_notebook
 # %% ../../nbs/experiments/05_engines.ipynb #f8af7629
 @dataclass(frozen=True)
 class JobOptions:
-    "How jobs are to be done."
+    "Options of jobs."
     store: str # folder
     notebook: str # that is executed for each run
     folder: str # where relative paths start
@@ -158,22 +168,29 @@ SETTLE = 1800. # seconds to read images and find a record
 FULL = ('No space left on device', 'Read-only file system', 'Disk quota exceeded')
 
 def _sentence(error: Exception) -> str:
-    "The first line of what a cell said; raises `StoreTrouble` if that is the store's."
+    "The first line of a cell's error; raises `StoreTrouble` if that is the store's."
     name, value = getattr(error, 'ename', type(error).__name__), getattr(error, 'evalue', str(error))
-    said = f'{name}: {value}'.strip().splitlines()[0][:500]
-    if name == 'OSError' and any(why in said for why in FULL): raise StoreTrouble(said.removeprefix('OSError: '))
-    return said
+    line = f'{name}: {value}'.strip().splitlines()[0][:500]
+    if name == 'OSError' and any(why in line for why in FULL):
+        raise StoreTrouble(line.removeprefix('OSError: '))
+    return line
 
 # %% ../../nbs/experiments/05_engines.ipynb #06ecb4c3
 class JobKernel:
     "The kernel of a job, started when needed and again when lost."
-    def __init__(self, ask: JobOptions, on_kernel: Callable, stopping: threading.Event):
-        self.ask, self.store, self.on_kernel, self.stopping, self.kernel = ask, Store(ask.store), on_kernel, stopping, None
+    def __init__(self,
+        options: JobOptions, # how jobs are done
+        on_kernel: Callable, # called with each kernel
+        stopping: threading.Event, # set when all is to end
+    ):
+        self.options, self.store, self.kernel = options, Store(options.store), None
+        self.on_kernel, self.stopping = on_kernel, stopping
 
     def get(self) -> Kernel:
-        if self.stopping.is_set(): raise KeyboardInterrupt  # a kernel that was killed now did not die by itself
+        # a kernel that was killed now did not die by itself
+        if self.stopping.is_set(): raise KeyboardInterrupt
         if self.kernel is None:
-            self.kernel = Kernel(self.ask.environment, self.ask.folder)
+            self.kernel = Kernel(self.options.environment, self.options.folder)
             self.on_kernel(self.kernel)
         return self.kernel
 
@@ -181,12 +198,15 @@ class JobKernel:
         if self.kernel: self.kernel.stop()
         self.kernel = None
 
-    def compute(self, runs: list):
+    def compute(self,
+        runs: list, # of `PlannedRun`, of one experiment
+    ):
         "All runs as one batch; what is not done afterwards has to be done alone."
         given = json.dumps([[r.key, r.given] for r in runs])
         code = (f"import json; from w2snb.experiments.engines import PlannedRun, Store, compute_together\n"
-                f"compute_together([PlannedRun(*r) for r in json.loads({given!r})], Store({self.ask.store!r}))")
-        try: self.get().execute(code, self.ask.timeout * len(runs))
+                f"compute_together([PlannedRun(*r) for r in json.loads({given!r})], "
+                f"Store({self.options.store!r}))")
+        try: self.get().execute(code, self.options.timeout * len(runs))
         except Exception as e:
             _sentence(e)  # a full disk ends the sweep
             self.drop()
@@ -195,12 +215,12 @@ class JobKernel:
 def _notebook(self, run: PlannedRun, name: str):
     "Execute the notebook of a run; its record comes from the store or is computed."
     out = self.store.folder/'notebooks'/f'{name}.ipynb'
-    self.get().execute_notebook(self.ask.notebook, run.given, out, self.ask.timeout)
+    self.get().execute_notebook(self.options.notebook, run.given, out, self.options.timeout)
 
 def _alone(self, run: PlannedRun):
     "One run, until it is done or has failed."
     start, message = time.monotonic(), ''
-    for attempt in range(self.ask.tries):
+    for attempt in range(self.options.tries):
         try:
             self._notebook(run, run.key)
             if self._settled(run): return
@@ -216,8 +236,9 @@ def _alone(self, run: PlannedRun):
 
 def _settled(self, run: PlannedRun) -> bool:
     "Whether its record is there; for its id the images have to be read, which is done in the kernel."
-    self.get().execute(f"from w2snb.experiments.engines import PlannedRun, Store, settle\n"
-                       f"settle(PlannedRun({run.key!r}, {run.given!r}), Store({self.ask.store!r}))", SETTLE)
+    code = (f"from w2snb.experiments.engines import PlannedRun, Store, settle\n"
+            f"settle(PlannedRun({run.key!r}, {run.given!r}), Store({self.options.store!r}))")
+    self.get().execute(code, SETTLE)
     return run.key in read_state(self.store).done
 
 JobKernel._notebook, JobKernel.alone, JobKernel._settled = _notebook, _alone, _settled
@@ -233,23 +254,23 @@ def _draw(self, run: PlannedRun, id: str):
 def _keep_notebook(self, run: PlannedRun, id: str):
     "The notebook a run was computed by takes the name of its record."
     own = self.store.folder/'notebooks'/f'{run.key}.ipynb'
-    if own.exists() and self.ask.notebooks: os.replace(own, own.with_name(f'{id}.ipynb'))
+    if own.exists() and self.options.notebooks: os.replace(own, own.with_name(f'{id}.ipynb'))
     else: own.unlink(missing_ok=True)
 
 JobKernel.draw, JobKernel.keep_notebook = _draw, _keep_notebook
 
 # %% ../../nbs/experiments/05_engines.ipynb #0479281d
 def do_job(
-    job: Job,
-    ask: JobOptions,
+    job: Job, # with runs that are done or not
+    options: JobOptions, # how to do it
     on_kernel: Callable = lambda kernel: None, # called with each kernel, so that others can kill it
     stopping: threading.Event | None = None, # set when all is to end
-) -> bool: # False: somebody else is at it
+) -> bool: # False: another process is at it
     "Do what is left of a job. Afterwards each of its runs has a record, be it a failed one."
-    store = Store(ask.store)
+    store = Store(options.store)
     lock = Lock(store.folder/'locks', f'job-{job.name}')
     if not lock.try_acquire(): return False
-    work = JobKernel(ask, on_kernel, stopping or threading.Event())
+    work = JobKernel(options, on_kernel, stopping or threading.Event())
     try:
         _do(job, work)
         return True
@@ -258,32 +279,36 @@ def do_job(
         lock.release()
 
 # %% ../../nbs/experiments/05_engines.ipynb #510cd03c
-def _left(job: Job, ask: JobOptions, tried: set) -> list:
+def _left(job: Job, options: JobOptions, tried: set) -> list:
     "Runs that are not done, those that failed before only if they shall be tried again."
-    state = read_state(Store(ask.store))
-    return [r for r in job.runs if r.key not in state.done and (r.key not in state.ids or (ask.retry and r.key not in tried))]
+    state = read_state(Store(options.store))
+    return [r for r in job.runs if r.key not in state.done
+            and (r.key not in state.ids or (options.retry and r.key not in tried))]
 
 def _never_stored(run: PlannedRun) -> bool:
-    "Whether its notebook would compute it once more: a loss from outside the package is never taken from the store."
+    "Whether its notebook would compute it anew: a loss from outside the package is never in the store."
     return not get_method(resolve(**run.given).method).builtin
 
 def _do(job: Job, work: JobKernel):
     "Compute, then draw."
-    ask, left = work.ask, _left(job, work.ask, set())
-    for r in left: (work.store.folder/'notebooks'/f'{r.key}.ipynb').unlink(missing_ok=True)  # of an attempt that failed
-    if len(left) > 1 and not (ask.notebooks and _never_stored(left[0])): work.compute(left)
+    options, folder = work.options, work.store.folder/'notebooks'
+    left = _left(job, options, set())
+    for r in left: (folder/f'{r.key}.ipynb').unlink(missing_ok=True)  # of an attempt that failed
+    if len(left) > 1 and not (options.notebooks and _never_stored(left[0])): work.compute(left)
     tried = set()
-    while left := _left(job, ask, tried):
+    while left := _left(job, options, tried):
         tried.add(left[0].key)
         work.alone(left[0])
     state = read_state(work.store)
     for r in job.runs:
         if (id := state.done.get(r.key)) is None: continue
         work.keep_notebook(r, id)
-        if ask.notebooks and not (work.store.folder/'notebooks'/f'{id}.ipynb').exists(): work.draw(r, id)
+        if options.notebooks and not (folder/f'{id}.ipynb').exists(): work.draw(r, id)
 
 # %% ../../nbs/experiments/05_engines.ipynb #1647712e
-def local_workers(jobs: int) -> int: # how many there are to do
+def local_workers(
+    jobs: int, # number of jobs to do
+) -> int:
     "As many as there are GPUs, without any as many as there are cores, but no more than jobs."
     return max(1, min(jobs, gpu_count() or core_count()))
 
@@ -303,15 +328,22 @@ def worker_environment(
     gpus: list | None = None, # their names; None: those of this machine
 ) -> dict: # variables
     "A worker's share of the machine."
-    if gpus is None: gpus = (os.environ.get('CUDA_VISIBLE_DEVICES') or ','.join(map(str, range(gpu_count())))).split(',')
+    if gpus is None:
+        named = os.environ.get('CUDA_VISIBLE_DEVICES') or ','.join(map(str, range(gpu_count())))
+        gpus = named.split(',')
     threads = os.environ.get('OMP_NUM_THREADS') or str(max(1, core_count() // workers))
-    return dict(OMP_NUM_THREADS=threads) | (dict(CUDA_VISIBLE_DEVICES=gpus[number % len(gpus)]) if any(gpus) else {})
+    gpu = dict(CUDA_VISIBLE_DEVICES=gpus[number % len(gpus)]) if any(gpus) else {}
+    return dict(OMP_NUM_THREADS=threads) | gpu
 
 # %% ../../nbs/experiments/05_engines.ipynb #b743abe8
 class LocalEngine:
     "Threads of this process, each with a kernel for one job at a time."
-    def __init__(self, jobs: list, ask: JobOptions, workers: int):
-        self.jobs, self.ask, self.workers = queue.SimpleQueue(), ask, workers
+    def __init__(self,
+        jobs: list, # of `Job`
+        options: JobOptions, # how to do them
+        workers: int, # jobs at a time
+    ):
+        self.jobs, self.options, self.workers = queue.SimpleQueue(), options, workers
         self.kernels, self.error, self.stopping = {}, None, threading.Event()
         for job in jobs: self.jobs.put(job)
         self.threads = [threading.Thread(target=self._work, args=(i,), daemon=True) for i in range(workers)]
@@ -320,13 +352,15 @@ class LocalEngine:
     def _work(self, number: int):
         "Do jobs until there are none."
         from dataclasses import replace
-        ask = replace(self.ask, environment=worker_environment(number, self.workers) | self.ask.environment)
+        environment = worker_environment(number, self.workers) | self.options.environment
+        options = replace(self.options, environment=environment)
         while not self.stopping.is_set():
             try: job = self.jobs.get_nowait()
             except queue.Empty: return
             try:
-                if not do_job(job, ask, lambda kernel: self.kernels.update({number: kernel}), self.stopping):
-                    self.jobs.put(job)  # somebody else is at it; look again later, in case they do not finish
+                keep = lambda kernel: self.kernels.update({number: kernel})
+                if not do_job(job, options, keep, self.stopping):
+                    self.jobs.put(job)  # another process is at it; look again, in case it does not finish
                     self.stopping.wait(2)
             except KeyboardInterrupt: return
             except Exception as e:
@@ -348,34 +382,44 @@ def _stop(self):
 LocalEngine.busy, LocalEngine.stop = _busy, _stop
 
 # %% ../../nbs/experiments/05_engines.ipynb #5d82b1b0
-def _do_job_there(job: Job, ask: JobOptions) -> bool:
+def _do_job_there(job: Job, options: JobOptions) -> bool:
     "A job on a Dask worker; workers of a cluster on this machine are numbered, and share its GPUs."
     from dataclasses import replace
     from distributed import get_worker
     name = get_worker().name
     own = worker_environment(name, 1) if isinstance(name, int) and gpu_count() else {}
-    return do_job(job, replace(ask, environment={k: v for k, v in own.items() if k[:4] == 'CUDA'} | ask.environment))
+    environment = {k: v for k, v in own.items() if k[:4] == 'CUDA'} | options.environment
+    return do_job(job, replace(options, environment=environment))
 
 # %% ../../nbs/experiments/05_engines.ipynb #895d6bef
 class DaskEngine:
     "Jobs on a Dask cluster: one that is there, or one on this machine."
-    def __init__(self, jobs: list, ask: JobOptions, workers: int, address: str | None = None):
+    def __init__(self,
+        jobs: list, # of `Job`
+        options: JobOptions, # how to do them
+        workers: int, # of a cluster on this machine
+        address: str | None = None, # of a scheduler; None: a cluster on this machine
+    ):
         try: from distributed import Client, LocalCluster
         except ImportError: raise ValueError("engine='dask' needs Dask: pip install 'w2snb[dask]'") from None
         self.cluster = None if address else LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=None, resources=dict(GPU=1) if gpu_count() else None)
-        self.client, self.ask, self.futures, self.later = Client(address or self.cluster), ask, {}, []
+            n_workers=workers, threads_per_worker=1, dashboard_address=None,
+            resources=dict(GPU=1) if gpu_count() else None)
+        self.client, self.options = Client(address or self.cluster), options
+        self.futures, self.later = {}, []
         there = self.client.scheduler_info()['workers'].values()
         self.resources = dict(GPU=1) if any('GPU' in w.get('resources', {}) for w in there) else None
         for job in jobs: self._submit(job)
 
     def _submit(self, job: Job):
-        future = self.client.submit(_do_job_there, job, self.ask, resources=self.resources, retries=2, pure=False)
+        future = self.client.submit(_do_job_there, job, self.options, resources=self.resources, retries=2,
+                                    pure=False)
         self.futures[future] = job
 
     def busy(self) -> bool:
-        "Whether there is work going on; jobs that somebody else is at are asked for again."
-        if self.client.status in ('closed', 'closing'): raise OSError("the Dask scheduler is gone; the same command goes on")
+        "Whether there is work going on; jobs that another process is at are submitted again."
+        if self.client.status in ('closed', 'closing'):
+            raise OSError("the Dask scheduler is gone; the same command goes on")
         for future in [f for f in self.futures if f.done()]: self._finish(future, self.futures.pop(future))
         for job in [j for at, j in self.later if at < time.monotonic()]: self._submit(job)
         self.later = [(at, j) for at, j in self.later if at >= time.monotonic()]
@@ -393,10 +437,11 @@ def _finish(self, future, job: Job):
     from distributed.scheduler import KilledWorker
     if future.status == 'finished':
         if not future.result(): self.later.append((time.monotonic() + 5, job))
-    elif future.status in ('cancelled', 'lost'): raise OSError("the Dask scheduler is gone; the same command goes on")
+    elif future.status in ('cancelled', 'lost'):
+        raise OSError("the Dask scheduler is gone; the same command goes on")
     elif isinstance(error := future.exception(), KilledWorker):
-        for r in _left(job, self.ask, set()):
-            note_failed(Store(self.ask.store), r, "its workers died (killed, or out of memory)", 0.)
+        for r in _left(job, self.options, set()):
+            note_failed(Store(self.options.store), r, "its workers died (killed, or out of memory)", 0.)
     else: raise error
 
 DaskEngine._finish = _finish

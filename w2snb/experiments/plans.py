@@ -36,24 +36,25 @@ def requests(
     seeds=None, # numbers; None: the table's, for experiments 0
     **overrides, # of parameters.Parameters, or the methods' own
 ) -> list[dict]: # arguments of `run_many`
-    "What has to be asked for, an experiment at a time; raises `ValueError` for a word that means nothing."
+    "The calls that a sweep stands for, an experiment at a time; raises `ValueError` for an unknown name."
     use_additions(overrides.get('use'))
-    asked = []
-    for word in [what] if isinstance(what, str) else what:
-        if word in TABLES: asked += table_requests(TABLES[word])
-        elif names := fnmatch.filter(EXPERIMENTS, word):
-            asked += [dict(experiment=n, methods=_usual(n), seeds=[0]) for n in names]
-        else: raise ValueError(f"{word}: no table and no experiment; tables are {', '.join(TABLES)}; experiments are listed by "
-                               "w2snb_sweep --list")
-    return [r | _said(methods, seeds, overrides) for r in asked]
+    found = []
+    for name in [what] if isinstance(what, str) else what:
+        if name in TABLES: found += table_requests(TABLES[name])
+        elif names := fnmatch.filter(EXPERIMENTS, name):
+            found += [dict(experiment=n, methods=_usual(n), seeds=[0]) for n in names]
+        else: raise ValueError(f"{name}: no table and no experiment; tables are {', '.join(TABLES)}; "
+                               "experiments are listed by w2snb_sweep --list")
+    return [r | _replaced(methods, seeds, overrides) for r in found]
 
 def _usual(experiment: str) -> tuple:
     "The methods of an experiment that names some; else those of the comparison."
     return getattr(EXPERIMENTS[experiment], 'methods', COMPARED)
 
-def _said(methods, seeds, overrides: dict) -> dict:
-    "What takes the place of what a table says."
-    instead = dict(experiment='the name of an experiment', method='methods (--methods)', seed='seeds (--seeds)',
+def _replaced(methods, seeds, overrides: dict) -> dict:
+    "Methods, seeds and overrides given by the user, checked."
+    instead = dict(experiment='the name of an experiment', method='methods (--methods)',
+                   seed='seeds (--seeds)',
                    force='--retry-failed, or delete the records in question; experiments.run_many takes it')
     if wrong := instead.keys() & overrides.keys():
         raise ValueError(f"{(k := min(wrong))}={overrides[k]} is not for a sweep: give {instead[k]}")
@@ -64,16 +65,20 @@ def _said(methods, seeds, overrides: dict) -> dict:
 # %% ../../nbs/experiments/04_plans.ipynb #30a891ba
 def _files_below(folder) -> list: # (name, bytes, time) of each file
     "What a folder holds, without reading it."
-    stats = [(os.path.join(d, f), os.stat(os.path.join(d, f))) for d, _, files in os.walk(folder) for f in files]
+    paths = [os.path.join(d, f) for d, _, files in os.walk(folder) for f in files]
+    stats = [(p, os.stat(p)) for p in paths]
     return sorted((os.path.relpath(p, folder), s.st_size, s.st_mtime_ns) for p, s in stats)
 
 @cache
-def _places(dataset: str, reads_weights: bool, teachers: tuple, data: str | None, weights: str | None) -> str | None:
+def _places(
+    dataset: str, reads_weights: bool, teachers: tuple, data: str | None, weights: str | None
+) -> str | None:
     "A name for the files a run depends on; None for what comes with scikit-learn."
     folder, found = None if dataset == 'digits' else data_folder(data), {}
     if folder: found['data'] = _files_below(folder/dataset if (folder/dataset).is_dir() else folder)
     if reads_weights and weights and dataset != 'digits': found['weights'] = _files_below(weights)
-    if tables := [file_hash(t) for t in teachers if is_labels_file(t) and os.path.exists(t)]: found['teacher'] = tables
+    tables = [file_hash(t) for t in teachers if is_labels_file(t) and os.path.exists(t)]
+    if tables: found['teacher'] = tables
     return content_hash(found) if found else None
 
 # %% ../../nbs/experiments/04_plans.ipynb #1d587716
@@ -103,52 +108,67 @@ def _planned(given: dict, seeds: list) -> tuple: # a configuration; seed -> `Pla
     "The runs of one method under all seeds."
     first, other = (resolve(**given, seed=s) for s in (seeds[0], seeds[0] + 1))
     if not (m := get_method(first.method)).builtin and not is_addition(m.loss or m.solve):
-        raise ValueError(f"method {first.method} is not from the package: other processes do not know it; write it to a file "
-                         "and name that with use=<file> (--use <file>), or use experiments.run_many")
+        raise ValueError(f"method {first.method} is not from the package: other processes do not know it; "
+                         "write it to a file and name that with use=<file> (--use <file>), "
+                         "or use experiments.run_many")
     where = [given.get(k) or os.environ.get(f'W2SNB_{k.upper()}') for k in ('data', 'weights')]
     places = _places(first.dataset, TASKS[first.task].reads_weights, first.teachers, *where)
     added = added_code(first)
-    base = content_hash([first.plain() | dict(seed=None, teacher_seed=None), RESULT_VERSION, places] + [added] * bool(added))
+    common = first.plain() | dict(seed=None, teacher_seed=None)
+    base = content_hash([common, RESULT_VERSION, places] + [added] * bool(added))
     follows = first.teacher_seed != other.teacher_seed
     key = lambda s: content_hash([base, s, s if follows else first.teacher_seed])
     return first, {s: PlannedRun(key(s), given | dict(seed=s)) for s in seeds}
 
 # %% ../../nbs/experiments/04_plans.ipynb #1bab868b
 def plan_jobs(
-    asked: list[dict], # of `requests`
+    wanted: list[dict], # of `requests`
     together: int = 1, # seeds in a job of probes
 ) -> list[Job]:
     "Every run of the requests, once, dealt into jobs; raises `ValueError` for what cannot be run."
     _places.cache_clear()
     jobs, seen = {}, set()
-    for r in asked:
-        given, seeds = _absolute({k: v for k, v in r.items() if k not in ('methods', 'seeds')}), list(r['seeds'])
+    for r in wanted:
+        given = _absolute({k: v for k, v in r.items() if k not in ('methods', 'seeds')})
+        seeds = list(r['seeds'])
         for m in [r['methods']] if isinstance(r['methods'], (str, dict)) else r['methods']:
             config, runs = _planned(given | (m if isinstance(m, dict) else dict(method=m)), seeds)
             task = TASKS[config.task]
             for i, (seed, run) in enumerate(runs.items()):
                 if run.key in seen: continue
                 seen.add(run.key)
-                share = i // together if task.side_by_side else seed if config.dataset == 'digits' else run.key
+                alone = seed if config.dataset == 'digits' else run.key
+                share = i // together if task.side_by_side else alone
                 jobs.setdefault((r['experiment'], share), []).append(run)
     return [Job(content_hash([run.key for run in runs]), tuple(runs)) for runs in jobs.values()]
 
 # %% ../../nbs/experiments/04_plans.ipynb #cab3ae6f
-def note_done(store: Store, run: PlannedRun, record: Record) -> Path:
+def note_done(
+    store: Store, # where the record is
+    run: PlannedRun, # that is done
+    record: Record, # that it has become
+) -> Path:
     "Note which record a planned run is, and forget that it ever failed."
     about = dict(experiment=record.experiment, method=record.method, seconds=record.seconds)
     path = write_atomic(store.folder/'runs'/f'{run.key}.{record.id}', json.dumps(about))
-    for failed in (store.path(run.key), store.folder/'runs'/f'{run.key}.failed'): failed.unlink(missing_ok=True)
+    store.path(run.key).unlink(missing_ok=True)
+    (store.folder/'runs'/f'{run.key}.failed').unlink(missing_ok=True)
     return path
 
 # %% ../../nbs/experiments/04_plans.ipynb #38f4da31
-def note_failed(store: Store, run: PlannedRun, message: str, seconds: float) -> Record:
-    "A record that says why a run failed. It goes by the run's key, for a run that failed may have no id."
+def note_failed(
+    store: Store, # where to write
+    run: PlannedRun, # that failed
+    message: str, # one sentence
+    seconds: float, # that it took
+) -> Record:
+    "A record of a run that failed, with the reason. It goes by the run's key, since there may be no id."
     if id := read_state(store).done.get(run.key): return store.get(id)  # another sweep was luckier meanwhile
-    config = resolve(**run.given)
-    record = Record(id=run.key, experiment=config.experiment, method=config.method, seed=config.seed, params=config.plain(),
-                    metrics={}, history={}, correct={}, status='failed', message=message, provenance=dict(date=_now()),
-                    seconds=seconds, images_per_second=None)
+    c = resolve(**run.given)
+    record = Record(
+        id=run.key, experiment=c.experiment, method=c.method, seed=c.seed, params=c.plain(), metrics={},
+        history={}, correct={}, status='failed', message=message, provenance=dict(date=_now()),
+        seconds=seconds, images_per_second=None)
     (store.folder/'runs').mkdir(parents=True, exist_ok=True)
     (store.folder/'runs'/f'{run.key}.failed').touch()  # means nothing without the record
     store.put(record)
@@ -169,7 +189,9 @@ def _names(folder: Path, suffix: str = '') -> list:
     there = os.listdir(folder) if folder.is_dir() else ()
     return [n[:len(n) - len(suffix)] for n in there if n.endswith(suffix) and n[0] != '.']
 
-def read_state(store: Store) -> State:
+def read_state(
+    store: Store, # any
+) -> State:
     "What is done, by listing."
     ids = set(_names(store.folder, '.json'))
     notes = [n.split('.') for n in _names(store.folder/'runs')]
@@ -179,8 +201,8 @@ def read_state(store: Store) -> State:
 
 # %% ../../nbs/experiments/04_plans.ipynb #055cda5b
 def record_of(
-    run: PlannedRun,
-    store: Store,
+    run: PlannedRun, # done or not
+    store: Store, # where its record would be
 ) -> Record | None: # None if there is none, or a failed one
     "The record of a planned run by its true id, for which the images have to be read."
     config, given = resolve(**run.given), run.given
@@ -194,14 +216,20 @@ def record_of(
 def _past_seconds(path: Path) -> dict: # experiment -> seconds of each run
     "Seconds of committed runs."
     found = {}
-    for line in (lzma.decompress(path.read_bytes()).decode() if path.suffix == '.xz' else path.read_text()).splitlines():
+    text = lzma.decompress(path.read_bytes()).decode() if path.suffix == '.xz' else path.read_text()
+    for line in text.splitlines():
         r = json.loads(line)
         if r['status'] != 'failed': found.setdefault(r['experiment'], []).append(r['seconds'])
     return found
 
-def past_seconds(store: Store, experiments: set, sample: int = 300) -> dict: # experiment -> mean seconds of a run
-    "What runs took before, by experiment; nothing is said of one that nobody ran."
-    notes, found = [n for n in _names(store.folder/'runs') if not n.endswith('failed')], {}
+def past_seconds(
+    store: Store, # whose runs come first
+    experiments: set, # names
+    sample: int = 300, # notes that are read at most
+) -> dict: # experiment -> mean seconds of a run; without those that were never run
+    "What runs took before."
+    notes = [n for n in _names(store.folder/'runs') if not n.endswith('failed')]
+    found = {}
     for name in random.Random(0).sample(notes, min(sample, len(notes))):
         r = json.loads((store.folder/'runs'/name).read_text())
         found.setdefault(r['experiment'], []).append(r['seconds'])
@@ -217,21 +245,24 @@ class Plan:
     jobs: list # of `Job`
     done: set # keys
     failed: set # keys
-    running: set # keys of runs in jobs that somebody works on
-    seconds: float | None # that the others will take on one process; None: nobody knows
+    running: set # keys of runs in jobs that a process works on
+    seconds: float | None # that the others will take on one process; None: unknown
 
     @property
     def runs(self) -> list: return [r for j in self.jobs for r in j.runs]
 
     def __str__(self) -> str:
-        n, left = len(self.runs), len(self.runs) - len(self.done) - len(self.failed)
-        what = f"{n} run{'s' * (n != 1)} in {len(self.jobs)} job{'s' * (len(self.jobs) != 1)}: {len(self.done)} done"
-        what += f", {len(self.failed)} failed" * bool(self.failed) + f", {len(self.running)} running" * bool(self.running)
-        how_long = f", about {duration(self.seconds)} of computing" if self.seconds else ", nobody knows how long"
-        return what + f", {left - len(self.running)} to do" + how_long * bool(left)
+        n, jobs, left = len(self.runs), len(self.jobs), len(self.runs) - len(self.done) - len(self.failed)
+        what = f"{n} run{'s' * (n != 1)} in {jobs} job{'s' * (jobs != 1)}: {len(self.done)} done"
+        what += f", {len(self.failed)} failed" * bool(self.failed)
+        what += f", {len(self.running)} running" * bool(self.running)
+        time = f"about {duration(self.seconds)} of computing" if self.seconds else "for an unknown time"
+        return what + f", {left - len(self.running)} to do" + f", {time}" * bool(left)
 
-def duration(seconds: float) -> str:
-    "In words."
+def duration(
+    seconds: float, # any number
+) -> str:
+    "In the largest unit of which there are two."
     for unit, size in (('days', 86400), ('hours', 3600), ('min', 60)):
         if seconds >= 2 * size: return f'{seconds / size:.0f} {unit}'
     return f'{seconds:.0f} s'
@@ -239,13 +270,14 @@ def duration(seconds: float) -> str:
 # %% ../../nbs/experiments/04_plans.ipynb #f01c9408
 def make_plan(
     jobs: list, # of `plan_jobs`
-    store: Store,
-    known: set | None = None, # configurations that count as done wherever their records are, see `known_configs`
+    store: Store, # where the records are
+    known: set | None = None, # configurations that count as done wherever, see `known_configs`
 ) -> Plan:
     "How far a sweep is."
     state, keys = read_state(store), {r.key for j in jobs for r in j.runs}
     done = keys & state.done.keys()
-    if known: done |= {r.key for j in jobs for r in j.runs if content_hash(resolve(**r.given).plain()) in known}
+    runs = [r for j in jobs for r in j.runs]
+    if known: done |= {r.key for r in runs if content_hash(resolve(**r.given).plain()) in known}
     failed, busy = (keys & state.ids) - done, living(store.folder/'locks', 'job-')
     running = {r.key for j in jobs if f'job-{j.name}' in busy for r in j.runs} - done - failed
     settled = done | failed
@@ -254,7 +286,9 @@ def make_plan(
     seconds = sum(past[e] for e in left) if left and all(e in past for e in left) else None
     return Plan(jobs, done, failed, running, seconds)
 
-def known_configs(folder) -> set: # hashes
+def known_configs(
+    folder, # of committed records
+) -> set: # hashes
     "Configurations of records that were committed elsewhere (`.jsonl`, `.jsonl.xz`)."
     records = [r for f in sorted(Path(folder).glob('*.jsonl*')) for r in read_records(f)]
     return {content_hash(r.params) for r in records if r.status != 'failed'}

@@ -52,11 +52,17 @@ def _part(jobs: list, shard: str | None) -> list:
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #8c88a154
 class Watch:
-    "A line that says how far a sweep is, brought up to date every few seconds."
-    def __init__(self, plan: Plan, store: Store, workers: int, show: bool):
+    "A line that shows how far a sweep is, brought up to date every few seconds."
+    def __init__(self,
+        plan: Plan, # at the start
+        store: Store, # of its records
+        workers: int, # jobs at a time
+        show: bool, # whether the line is shown
+    ):
         self.keys, self.store, self.start = {r.key for r in plan.runs}, store, time.monotonic()
         self.known, self.failed_before = plan.done, plan.failed
-        self.guess, self.next, self.names = (plan.seconds or 0) / workers, 0., {f'job-{j.name}': j for j in plan.jobs}
+        self.guess, self.next = (plan.seconds or 0) / workers, 0.
+        self.names = {f'job-{j.name}': j for j in plan.jobs}
         self.first, self.every = len(plan.done), 1 if sys.stderr.isatty() else 15
         self.bar = progress_bar(total=len(self.keys), initial=self.first, disable=not show,
                         bar_format='{l_bar}{bar:20}| {n}/{total} done{postfix}')
@@ -67,14 +73,16 @@ class Watch:
         state, busy = read_state(self.store), living(self.store.folder/'locks', 'job-')
         done = (self.keys & state.done.keys()) | self.known
         failed = (self.keys & state.failed) - done
-        running = {r.key for name in busy.keys() & self.names.keys() for r in self.names[name].runs} - done - failed
-        self.bar.n = len(done)
-        self.bar.set_postfix_str(f'{len(running)} running, {len(failed)} failed{self._left(len(done), len(failed))}')
+        jobs = [self.names[name] for name in busy.keys() & self.names.keys()]
+        running = {r.key for job in jobs for r in job.runs} - done - failed
+        self.bar.n, left = len(done), self._left(len(done), len(failed))
+        self.bar.set_postfix_str(f'{len(running)} running, {len(failed)} failed{left}')
         self.next = time.monotonic() + max(self.every, 10 * (time.monotonic() - now))
 
     def _left(self, done: int, failed: int) -> str:
         "Time left by what was done since the start; before there is anything, by past records."
-        new, left, passed = done - self.first, len(self.keys) - done - failed, time.monotonic() - self.start
+        new, left = done - self.first, len(self.keys) - done - failed
+        passed = time.monotonic() - self.start
         seconds = passed / new * left if new else max(0, self.guess - passed)
         return f', about {duration(seconds)} left' if seconds and left else ''
 
@@ -93,31 +101,34 @@ def sweep(
     timeout: float = 12 * 3600., # seconds for one run, at most
     notebooks: bool = True, # keep executed notebooks beside the records
     notebook=None, # that is executed for each run; None: nbs/run_experiment.ipynb
-    progress: bool = True,
+    progress: bool = True, # print the plan, and a line while it runs
     **overrides, # of parameters.Parameters, or the methods' own
 ) -> Plan: # how it stands at the end
     "Compute what is missing of a table. Whatever stops it, the same call goes on."
     check_choice(engine, ENGINES, 'engine')
-    if (engine == 'shard') != (shard is not None): raise ValueError("engine='shard' and shard='i/n' belong together")
+    if (engine == 'shard') != (shard is not None):
+        raise ValueError("engine='shard' and shard='i/n' belong together")
     folder = Store(os.path.abspath(os.path.expanduser(store or default_store())))
-    asked = dict(shard=shard, store=folder.folder, together=together, known=known, **overrides)
-    todo = plan(what, methods, seeds, **asked)
+    same = dict(shard=shard, store=folder.folder, together=together, known=known, **overrides)
+    todo = plan(what, methods, seeds, **same)
     if progress: print(todo)
     state = read_state(folder)
     jobs = [j for j in todo.jobs if _needed(j, todo, state, retry_failed, notebooks)]
     if not jobs: return todo
-    ask = JobOptions(str(folder.folder), str(_notebook(notebook)), os.getcwd(), timeout, notebooks=notebooks, retry=retry_failed)
+    options = JobOptions(str(folder.folder), str(_notebook(notebook)), os.getcwd(), timeout,
+                         notebooks=notebooks, retry=retry_failed)
     folder.check_writable()
     tidy(folder.folder/'locks')
     jobs = [replace(j, runs=tuple(r for r in j.runs if r.key not in todo.done or not known)) for j in jobs]
-    _execute(todo, jobs, ask, engine, workers or local_workers(len(jobs)), address, progress)
-    return plan(what, methods, seeds, **asked)
+    _execute(todo, jobs, options, engine, workers or local_workers(len(jobs)), address, progress)
+    return plan(what, methods, seeds, **same)
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #a778ca2b
 def _needed(job, todo: Plan, state, retry: bool, notebooks: bool) -> bool:
     "Whether there is anything to do for a job: runs, or notebooks of runs."
-    left = any(r.key not in todo.done and (retry or r.key not in todo.failed) for r in job.runs)
-    return left or (notebooks and any(state.done[r.key] not in state.notebooks for r in job.runs if r.key in state.done))
+    if any(r.key not in todo.done and (retry or r.key not in todo.failed) for r in job.runs): return True
+    done = [state.done[r.key] for r in job.runs if r.key in state.done]
+    return notebooks and any(id not in state.notebooks for id in done)
 
 def _notebook(path) -> Path:
     "The notebook to execute."
@@ -125,18 +136,20 @@ def _notebook(path) -> Path:
     if path.is_file(): return path
     raise FileNotFoundError(f"{shown_path(path)} is not there: name a notebook")
 
-def _execute(todo: Plan, jobs: list, ask: JobOptions, engine: str, workers: int, address, progress: bool):
+def _execute(todo: Plan, jobs: list, options: JobOptions, engine: str, workers: int, address, progress: bool):
     "Start an engine and wait for it."
-    watch = Watch(todo, Store(ask.store), workers, progress)
-    started = DaskEngine(jobs, ask, workers, address) if engine == 'dask' else LocalEngine(jobs, ask, workers)
+    watch = Watch(todo, Store(options.store), workers, progress)
+    if engine == 'dask': started = DaskEngine(jobs, options, workers, address)
+    else: started = LocalEngine(jobs, options, workers)
     try:
         while started.busy():
             watch.update()
             time.sleep(.2)
     except KeyboardInterrupt:
         started.stop()
-        done = len({r.key for r in todo.runs} & read_state(Store(ask.store)).done.keys() | todo.done)
-        raise KeyboardInterrupt(f"stopped: {done} of {len(todo.runs)} runs are done; the same command goes on") from None
+        done = len({r.key for r in todo.runs} & read_state(Store(options.store)).done.keys() | todo.done)
+        how_far = f"{done} of {len(todo.runs)} runs are done"
+        raise KeyboardInterrupt(f"stopped: {how_far}; the same command goes on") from None
     finally:
         watch.next = 0.
         watch.update()
@@ -144,18 +157,24 @@ def _execute(todo: Plan, jobs: list, ask: JobOptions, engine: str, workers: int,
         started.stop()
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #e7c3908e
-def failures(plan: Plan, store: Store) -> list[str]:
+def failures(
+    plan: Plan, # of a sweep
+    store: Store, # of its records
+) -> list[str]:
     "What failed, and why."
     records = [store.get(key) for key in sorted(plan.failed)]
     return [f'{r.experiment}, {r.method}, seed {r.seed}: {r.message}' for r in records if r]
 
-def store_status(store: Store) -> str:
+def store_status(
+    store: Store, # any
+) -> str:
     "What there is in a store, without reading a record."
     state, busy = read_state(store), living(store.folder/'locks', 'job-')
     owners = sorted({f"{o['host'].split('/')[0]} ({o['pid']})" for o in busy.values() if 'host' in o})
     finished = len(state.ids) - len(state.failed)
-    return (f"{shown_path(store.folder)}: {finished} finished, {len(state.failed)} failed, {len(state.notebooks)} notebooks, "
-            f"{len(busy)} jobs running{' on ' * bool(owners)}{', '.join(owners)}")
+    return (f"{shown_path(store.folder)}: {finished} finished, {len(state.failed)} failed, "
+            f"{len(state.notebooks)} notebooks, {len(busy)} jobs running"
+            f"{' on ' * bool(owners)}{', '.join(owners)}")
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #f296a41e
 def parse_numbers(
@@ -169,74 +188,91 @@ def parse_numbers(
     return found
 
 def parse_assignments(
-    words: list, # of the command line
+    assignments: list, # of the command line
 ) -> dict: # name -> value
     "Overrides as they are written on a command line: `epochs=2 student=resnet56`."
     def value(text):
         try: return ast.literal_eval(text)
         except (ValueError, SyntaxError): return text
-    return {k: value(v) for k, _, v in (w.partition('=') for w in words)}
+    return {k: value(v) for k, _, v in (a.partition('=') for a in assignments)}
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #7faa5863
 def _parser() -> argparse.ArgumentParser:
     about = 'Compute the runs of a table or of experiments; called again, what is left.'
     p = argparse.ArgumentParser('w2snb_sweep', description=about)
-    p.add_argument('what', nargs='*', help='tables, patterns of experiments (digits*), and overrides as name=value')
+    p.add_argument('what', nargs='*', help='tables, patterns of experiments (digits*), and overrides as '
+                   'name=value')
     p.add_argument('--methods', nargs='+', help="instead of the table's")
     p.add_argument('--seeds', help="instead of the table's, as 0-9 or 0,2,5-7")
     p.add_argument('--engine', choices=ENGINES, help='default: local, or shard with --shard')
     p.add_argument('--shard', metavar='i/n', help='only the i-th of n parts, 1/n to n/n: for job arrays')
-    p.add_argument('--address', help='of a running Dask scheduler, as tcp://host:8786; default: a cluster on this machine')
-    p.add_argument('--workers', type=int, help='jobs at a time; default: one for each GPU, else for each core')
-    p.add_argument('--together', type=int, help='seeds in a job of linear probes; default: 1, on a GPU without shards 10')
-    p.add_argument('--use', metavar='FILES', help='your additions (.py or .ipynb, a comma between two); default: W2SNB_USE')
+    p.add_argument('--address', help='of a running Dask scheduler, as tcp://host:8786; '
+                   'default: a cluster on this machine')
+    p.add_argument('--workers', type=int, help='jobs at a time; default: one for each GPU, else for each '
+                   'core')
+    p.add_argument('--together', type=int, help='seeds in a job of linear probes; default: 1, '
+                   'on a GPU without shards 10')
+    p.add_argument('--use', metavar='FILES', help='your additions (.py or .ipynb, a comma between two); '
+                   'default: W2SNB_USE')
     p.add_argument('--store', help='folder of records; default: W2SNB_STORE, else reports/store')
-    p.add_argument('--known', metavar='FOLDER', help='committed records that count as done, as reports/results')
-    p.add_argument('--timeout', type=float, default=12 * 3600., help='seconds for one run, at most (default: %(default)g)')
+    p.add_argument('--known', metavar='FOLDER', help='committed records that count as done, as '
+                   'reports/results')
+    p.add_argument('--timeout', type=float, default=12 * 3600.,
+                   help='seconds for one run, at most (default: %(default)g)')
     p.add_argument('--no-notebooks', action='store_true', help='keep no executed notebooks')
     p.add_argument('--notebook', help='to execute for each run instead of nbs/run_experiment.ipynb')
     p.add_argument('--retry-failed', action='store_true', help='try runs again that have failed')
-    p.add_argument('--dry-run', action='store_true', help='say what would be done, and do nothing')
-    p.add_argument('--status', action='store_true', help='say how far it is, and what failed')
+    p.add_argument('--dry-run', action='store_true', help='show what would be done, and do nothing')
+    p.add_argument('--status', action='store_true', help='show how far it is, and what failed')
     p.add_argument('--list', action='store_true', help='name all tables and experiments')
     return p
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #5097be27
 def _list() -> str:
-    tables = [f'  {t.name:22} {t.title} ({len(t.experiments)} x {len(t.methods)} x {len(t.seeds)} runs)' for t in TABLES.values()]
-    return '\n'.join(['tables (experiments x methods x seeds):', *tables, 'experiments:', *(f'  {e}' for e in EXPERIMENTS)])
+    def size(t): return f'{len(t.experiments)} x {len(t.methods)} x {len(t.seeds)}'
+    tables = [f'  {t.name:22} {t.title} ({size(t)} runs)' for t in TABLES.values()]
+    return '\n'.join(['tables (experiments x methods x seeds):', *tables,
+                      'experiments:', *(f'  {e}' for e in EXPERIMENTS)])
 
-def _command(words: list | None) -> int: # exit status
-    "What the command line asks for."
-    a = _parser().parse_intermixed_args(words)
+def _command(arguments: list | None) -> int: # exit status
+    "Do what the command line describes."
+    a = _parser().parse_intermixed_args(arguments)
     use_additions(a.use)
     if a.list: return print(_list()) or 0
     store = Store(os.path.abspath(os.path.expanduser(a.store or default_store())))
     names = [w for w in a.what if '=' not in w]
     methods = [m for m in a.methods or [] if '=' not in m] or None
-    said = parse_assignments([w for w in a.what + (a.methods or []) if '=' in w])
+    given = parse_assignments([w for w in a.what + (a.methods or []) if '=' in w])
     if not names:
         if not a.status: raise ValueError("name a table or an experiment; w2snb_sweep --list names them all")
         return print(store_status(store)) or 0
-    if options := said.keys() & (vars(a).keys() | {'notebooks'}):
-        raise ValueError(f"{(k := min(options))}={said[k]}: this is an option here, see w2snb_sweep --help")
-    asked = dict(shard=a.shard, store=a.store, known=a.known, together=a.together, **said | (dict(use=a.use) if a.use else {}))
+    if options := given.keys() & (vars(a).keys() | {'notebooks'}):
+        raise ValueError(f"{(k := min(options))}={given[k]}: this is an option here, see w2snb_sweep --help")
+    if a.use: given |= dict(use=a.use)
+    given = dict(shard=a.shard, store=a.store, known=a.known, together=a.together, **given)
     seeds = parse_numbers(a.seeds) if a.seeds else None
-    if a.dry_run or a.status: end = plan(names, methods, seeds, **asked)
-    else: end = sweep(names, methods, seeds, engine=a.engine or ('shard' if a.shard else 'local'), workers=a.workers,
-                      address=a.address, retry_failed=a.retry_failed, timeout=a.timeout, notebooks=not a.no_notebooks,
-                      notebook=a.notebook, **asked)
+    if a.dry_run or a.status: end = plan(names, methods, seeds, **given)
+    else: end = sweep(
+        names, methods, seeds, engine=a.engine or ('shard' if a.shard else 'local'), workers=a.workers,
+        address=a.address, retry_failed=a.retry_failed, timeout=a.timeout, notebooks=not a.no_notebooks,
+        notebook=a.notebook, **given)
     print(end)
     for line in failures(end, store)[:20]: print('failed:', line)
     if end.failed and not a.retry_failed: print("what failed is tried again with --retry-failed")
     return 1 if end.failed and not (a.dry_run or a.status) else 0
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #8121f8e2
-def main(words: list | None = None): # of the command line; None: those of this process
+def main(
+    arguments: list | None = None, # of the command line; None: those of this process
+):
     "`w2snb_sweep`: compute the runs of a table or of experiments."
     def stop(*_): raise KeyboardInterrupt
     signal.signal(signal.SIGTERM, stop)
-    try: sys.exit(_command(words))
-    except KeyboardInterrupt as e: print(f"\n{e or 'stopped; the same command goes on'}", file=sys.stderr); sys.exit(130)
-    except BrokenPipeError: os._exit(0)  # whoever read our words has heard enough
-    except (ValueError, OSError) as e: print(f'w2snb_sweep: {e}', file=sys.stderr); sys.exit(2)
+    try: sys.exit(_command(arguments))
+    except KeyboardInterrupt as e:
+        print(f"\n{e or 'stopped; the same command goes on'}", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError: os._exit(0)  # the reader of the output has seen enough
+    except (ValueError, OSError) as e:
+        print(f'w2snb_sweep: {e}', file=sys.stderr)
+        sys.exit(2)
