@@ -30,6 +30,8 @@ def separate_names(
 # %% ../../nbs/experiments/00_parameters.ipynb #a3e32f02
 PATHS = ('data', 'weights', 'store')
 
+def _maybe(description: str, **bounds): return Field(None, description=description, **bounds)
+
 class _Values(BaseModel):
     "How values are read: types are strict, and a path is one that can be."
     model_config = ConfigDict(extra='forbid', allow_inf_nan=False, strict=True)
@@ -66,50 +68,41 @@ class Parameters(_Values):
     experiment: str = Field('digits', description='a name from experiments.EXPERIMENTS')
     method: str = Field('acd', description='a loss from losses.METHODS, or <loss>:<preset>')
     seed: int = Field(0, ge=0, description='student, batch order and augmentation')
-    teacher_seed: int | None = Field(
-        None, ge=0, description='split and teacher; None: the seed, for pairs on CIFAR-100 0')
-    supervision: Literal['teacher', 'teacher+labels'] | None = Field(
-        None, description='what the student may see')
-    teacher: str | list[str] | None = Field(
-        None, description='weak network of models.NETWORKS; for a probe a backbone or a file of labels '
-        '(.csv, .tsv); several with commas')
-    combine: str | None = Field(
-        None, description='how several teachers become one: mean, mean_of_logs, product')
-    weak_labels: str | None = Field(
-        None, description="what is done to the teacher's labels: uniform(.4), most_confident(.5), ...; "
-        'None: as_is')
-    rounds: str | list[str] | None = Field(
-        None, description='for a probe: backbones of students in between, with commas')
-    student: str | None = Field(None, description='strong network of models.NETWORKS; for a probe a backbone')
-    recipe: str | None = Field(None, description='a name from recipes.RECIPES')
-    T: float | None = Field(None, gt=0, description='softmax temperature')
-    tau: float | None = Field(None, gt=0, description='temperature of the adaptive weight')
-    alpha: float | None = Field(None, ge=0, description="weight of the student's own prediction")
-    beta: float | None = Field(None, ge=0, description='second weight of a method that has one')
-    eps: float | None = Field(None, ge=0, le=1, description='smoothing of the teacher')
-    epochs: int | None = Field(None, ge=1, description="passes over the student's images")
-    lr: float | None = Field(None, gt=0, description='peak learning rate')
-    reference_lr: float | None = Field(
-        None, gt=0, description='for a probe: of ceiling and student alone; None: 1e-3')
-    train_size: int | None = Field(None, ge=1, description="number of the student's images; None: all")
-    bn_chunk: int | None = Field(
-        None, ge=2, description='images that are normalised together; None: the whole batch')
-    num_processes: int | None = Field(
-        None, ge=1, description='processes that share each batch, a GPU for each; None: one')
-    precision: Literal['fp32', 'bf16'] | None = Field(None, description='of matrix products; None: fp32')
+    teacher_seed: int | None = _maybe('split and teacher; None: the seed, for pairs on CIFAR-100 0', ge=0)
+    supervision: Literal['teacher', 'teacher+labels'] | None = _maybe('what the student may see')
+    teacher: str | list[str] | None = _maybe(
+        'weak network of models.NETWORKS; for a probe a backbone or a file of labels (.csv, .tsv); '
+        'several with commas')
+    combine: str | None = _maybe('how several teachers become one: mean, mean_of_logs, product')
+    weak_labels: str | None = _maybe(
+        "what is done to the teacher's labels: uniform(.4), most_confident(.5), ...; None: as_is")
+    rounds: str | list[str] | None = _maybe('for a probe: backbones of students in between, with commas')
+    student: str | None = _maybe('strong network of models.NETWORKS; for a probe a backbone')
+    recipe: str | None = _maybe('a name from recipes.RECIPES')
+    T: float | None = _maybe('softmax temperature', gt=0)
+    tau: float | None = _maybe('temperature of the adaptive weight', gt=0)
+    alpha: float | None = _maybe("weight of the student's own prediction", ge=0)
+    beta: float | None = _maybe('second weight of a method that has one', ge=0)
+    eps: float | None = _maybe('smoothing of the teacher', ge=0, le=1)
+    epochs: int | None = _maybe("passes over the student's images", ge=1)
+    lr: float | None = _maybe('peak learning rate', gt=0)
+    reference_lr: float | None = _maybe('for a probe: of ceiling and student alone; None: 1e-3', gt=0)
+    train_size: int | None = _maybe("number of the student's images; None: all", ge=1)
+    bn_chunk: int | None = _maybe('images that are normalised together; None: the whole batch', ge=2)
+    num_processes: int | None = _maybe('processes that share each batch, a GPU for each; None: one', ge=1)
+    precision: Literal['fp32', 'bf16'] | None = _maybe('of matrix products; None: fp32')
     compile: bool = Field(False, description='compile networks before training them, for speed')
-    images_on_device: bool | None = Field(
-        None, description='send all images to a GPU at once, not batch by batch; None: if they take a tenth '
-        'of its free memory at most')
-    device: str | None = Field(None, description="'cpu', 'cuda', 'cuda:1'; None: a GPU if there is one")
-    data: str | None = Field(None, description='folder with datasets; None: W2SNB_DATA')
-    weights: str | None = Field(None, description='folder with checkpoints of backbones; None: W2SNB_WEIGHTS')
-    store: str | None = Field(None, description='folder for records; None: reports/store')
-    use: str | None = Field(
-        None, description='files with additions of your own (.py, or a notebook), a comma between two; '
-        'None: W2SNB_USE')
+    images_on_device: bool | None = _maybe('send all images to a GPU at once, not batch by batch; '
+                                           'None: if they take a tenth of its free memory at most')
+    device: str | None = _maybe("'cpu', 'cuda', 'cuda:1'; None: a GPU if there is one")
+    data: str | None = _maybe('folder with datasets; None: W2SNB_DATA')
+    weights: str | None = _maybe('folder with checkpoints of backbones; None: W2SNB_WEIGHTS')
+    store: str | None = _maybe('folder for records; None: reports/store')
+    use: str | None = _maybe('files with additions of your own (.py, or a notebook), a comma between two; '
+                             'None: W2SNB_USE')
     force: bool = Field(False, description='run again even if the record exists')
 
+# %% ../../nbs/experiments/00_parameters.ipynb #c05fd454
 # of the loss; a method may have others of its own
 METHOD_PARAMETERS = ('T', 'tau', 'alpha', 'beta', 'eps')
 
