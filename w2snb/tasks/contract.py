@@ -216,11 +216,8 @@ class Task(ABC):
     linear: bool = False # linear heads: settings are tried in seconds, students label images (`recommend`)
 
     @abstractmethod
-    def resolve(self,
-        experiment, method, # an experiment as it is registered; a `Method`
-        options, params: dict, # checked `Parameters`; the method's own
-    ) -> Config:
-        "The complete configuration of a run; refuses in one sentence."
+    def resolve(self, experiment, method, options, params: dict) -> Config: # as registered and checked
+        "Experiment, `Method`, `Parameters` and the method's own as a configuration; refuses in one sentence."
 
     @abstractmethod
     def load(self, config: Config, place: Place) -> TaskData: # from the folders of `place`
@@ -239,11 +236,8 @@ class Task(ABC):
         "Teacher, ceiling and student alone, the same for all methods."
 
     @abstractmethod
-    def teach(self,
-        configs: list, data: dict, # one of `batches`; `Config.common()` -> `TaskData`
-        references: dict, place: Place, # `Config.common()` -> what `references` gave; where to train
-    ) -> list[Outcome]:
-        "Train a student for each configuration."
+    def teach(self, configs: list, data: dict, references: dict, place: Place) -> list[Outcome]: # a batch
+        "Train a student for each configuration; data and references by `Config.common()`."
 
     def batches(self, configs: list, place: Place) -> list[list]: # of all that have to be computed
         "Configurations that are taught in one pass; here each alone."

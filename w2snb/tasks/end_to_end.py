@@ -251,6 +251,7 @@ def reference_networks(
     if both: return roles
     return roles | dict(student_alone=Reference(c.student, 'gold', c.seed, 'student', 'student alone'))
 
+# %% ../../nbs/tasks/02_end_to_end.ipynb #44c23416
 _VERSIONS = {part: RESULT_VERSION[part] for part in ('data', 'train', 'metrics')}  # what results rest on
 
 def fit_id(

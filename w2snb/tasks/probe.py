@@ -146,6 +146,7 @@ def _cut_openai(config: ProbeConfig, everything: ImageSet) -> tuple[np.ndarray, 
     order = by_file[np.random.default_rng(config.teacher_seed).permutation(n)]
     return np.sort(order[:config.train_size]), np.sort(order[config.train_size:])
 
+# %% ../../nbs/tasks/03_probe.ipynb #e02f604e
 def probe_images(
     config: ProbeConfig, # its dataset, sizes and split
     data=None, # folder with datasets; None: W2SNB_DATA

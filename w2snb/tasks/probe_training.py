@@ -330,10 +330,10 @@ def _resolve(e, m, options, params: dict) -> ProbeConfig:
 @register_task
 class Probe(Task):
     "Linear heads on frozen features."
-    students = 'linear heads'
+    name, Config, students = 'probe', ProbeConfig, 'linear heads'
+    side_by_side, reads_weights, linear = True, True, True
     options = ('teacher', 'combine', 'weak_labels', 'rounds', 'student', 'supervision', 'epochs', 'lr',
                'reference_lr', 'train_size', 'precision')
-    name, Config, side_by_side, reads_weights, linear = 'probe', ProbeConfig, True, True, True
     versions = {part: RESULT_VERSION[part] for part in ('data', 'metrics', 'probe')}
 
     def resolve(self, experiment, method, options, params): # as for `Task`
@@ -344,8 +344,7 @@ class Probe(Task):
         if config.split == 'openai': return read()
         features = config.common(*_SEEDS)
         if features in place.kept: return with_seed(place.kept[features], config)
-        place.kept[features] = read()
-        return place.kept[features]
+        return place.kept.setdefault(features, read())
 
     def data_fields(self, config): # all seeds have the same images but where the test images are drawn, too
         names = ('dataset', 'test', 'teacher', 'student', 'rounds', 'precision', 'split')
@@ -370,8 +369,8 @@ class Probe(Task):
         for lots in _alike(_lots(configs), None):
             seeds, (c, *heads) = ', '.join(str(lot[0].seed) for lot in lots), lots[0]
             title = f'{c.experiment}, {1 + len(heads)} heads, seed {seeds}' if place.progress else None
-            complete = [(lot, data[lot[0].common()], references[lot[0].common()]) for lot in lots]
-            for t in _teach(complete, title):
+            names = [lot[0].common() for lot in lots]
+            for t in _teach([(lot, data[k], references[k]) for lot, k in zip(lots, names)], title):
                 logits = t.others(t.task.test_x, t.task.weak_test_x)
                 others = {role: answers(z, t.task.test_y) for role, z in logits.items()}
                 found |= {id(c): _outcome(k, t, others) for k, c in enumerate(t.configs)}
