@@ -22,7 +22,7 @@ RUNS = dict(what="digits", methods=["soft_ce", "acd"], seeds=[0])
 COMMAND = dict(what=["digits", "--methods", "soft_ce", "acd"])
 ID = "[0-9a-f]{16}"
 WRITES = dict(  # what is written -> (who writes it, its path)
-    network=("kernel", rf"/fits/{ID}\.safetensors$"), record=("kernel", rf"/store/{ID}\.json$"), note=("kernel", rf"/runs/{ID}\.{ID}$"),
+    network=("kernel", rf"/fits/{ID}\.safetensors$"), record=("kernel", rf"/store/{ID}\.json$"), index=("driver", r"/index/records-\d+\.parquet$"),
     run_lock=("kernel", r"/locks/run-.*\.lock$"), network_lock=("kernel", r"/locks/fit-.*\.lock$"),
     job_lock=("driver", r"/locks/job-.*\.lock$"), notebook=("driver", rf"/notebooks/{ID}\.ipynb$"))
 
@@ -68,14 +68,14 @@ def kill_write(store, who, path, when):
     tool.mkdir()
     (tool / "sitecustomize.py").write_text(KILLER)
     mine = os.environ.get("PYTHONPATH", "")
-    told = dict(PYTHONPATH=os.pathsep.join([str(tool), mine]), W2SNB_KILL_AT=path, W2SNB_KILL_ONCE=str(store.parent / "killed"), W2SNB_KILL_WHEN=when)
+    given = dict(PYTHONPATH=os.pathsep.join([str(tool), mine]), W2SNB_KILL_AT=path, W2SNB_KILL_ONCE=str(store.parent / "killed"), W2SNB_KILL_WHEN=when)
     if who == "driver":
-        sweeping.finish(sweeping.start(store, **COMMAND, **told))
+        sweeping.finish(sweeping.start(store, **COMMAND, **given))
     else:
-        os.environ.update(told)
+        os.environ.update(given)
         work, ended = here(store)
         work.join(400)
-        for name in told:
+        for name in given:
             os.environ.pop(name)
         os.environ["PYTHONPATH"] = mine
     return (store.parent / "killed").exists(), who == "driver" or bool(ended)
@@ -94,10 +94,10 @@ def trial(kind, expected, detail, act):
         after = sweeping.seconds_of(store)
         assert {id: after[id] for id in before} == before, "computed again"
         assert alone, "the sweep itself did not end"
-        said = "all well"
+        outcome = "all well"
     except Exception as e:  # a damaged record, a sweep that fails: whatever it is, it is what the line says
-        said = (str(e) or repr(e)).splitlines()[0]
-    return dict(killed=kind, at=detail, was_killed=killed, records_before_restart=len(before), restarted=restarted, outcome=said,
+        outcome = (str(e) or repr(e)).splitlines()[0]
+    return dict(killed=kind, at=detail, was_killed=killed, records_before_restart=len(before), restarted=restarted, outcome=outcome,
                 seconds=round(time.monotonic() - start))
 
 
