@@ -147,7 +147,7 @@ def _set_aside(store: Store, runs: list):
 
 # %% ../../nbs/experiments/05_engines.ipynb #e78137cf
 def _never_stored(run: PlannedRun) -> bool:
-    "Whether its notebook would compute it once more: results of a loss from outside the package are not kept."
+    "Whether its notebook would compute it once more: the store keeps nothing of a user's own losses."
     return not get_method(resolve(**run.given).method).builtin
 
 def _draw(work: JobKernel, run: PlannedRun):
@@ -176,8 +176,8 @@ def _do(job: Job, work: JobKernel):
 
 # %% ../../nbs/experiments/05_engines.ipynb #0479281d
 def do_job(
-    job: Job,
-    options: JobOptions,
+    job: Job, # whose runs are done or left alone
+    options: JobOptions, # of the sweep
     on_kernel: Callable = lambda kernel: None, # called with each kernel, so that others can kill it
     stopping: threading.Event | None = None, # set when all is to end
 ) -> bool: # False: another process works on it
