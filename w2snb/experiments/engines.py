@@ -238,12 +238,11 @@ class LocalEngine:
         "Do jobs until there are none."
         environment = worker_environment(number, self.workers) | self.options.environment
         options = replace(self.options, environment=environment)
-        note = lambda kernel: self.kernels.update({number: kernel})
         while not self.stopping.is_set():
             try: job = self.jobs.get_nowait()
             except queue.Empty: return
             try:
-                if not do_job(job, options, note, self.stopping):
+                if not do_job(job, options, lambda k: self.kernels.update({number: k}), self.stopping):
                     self.jobs.put(job)  # another process works on it and may not finish: look again later
                     self.stopping.wait(2)
             except KeyboardInterrupt: return
