@@ -107,6 +107,6 @@ def test_losses_import_nothing_heavy():
 
 def test_exported_lines_fit_a_screen(root):
     for module in (root / "w2snb").rglob("*.py"):
-        lines = [line for line in module.read_text().splitlines() if not line.startswith("__all__")]
+        lines = re.sub(r"^__all__ = \[.*?\]", "", module.read_text(), flags=re.M | re.S).splitlines()
         if module.name != "_modidx.py":
-            assert max(map(len, lines), default=0) <= 130, f"{module.name} has a line of {max(map(len, lines))} columns"
+            assert max(map(len, lines), default=0) <= 110, f"{module.name} has a line of {max(map(len, lines))} columns"

@@ -27,6 +27,7 @@ def __getattr__(name: str):
     try: return getattr(importlib.import_module(f'w2snb.{SHORT_NAMES[name]}'), name)
     except ModuleNotFoundError as e:
         if e.name.partition('.')[0] == 'w2snb': raise
-        raise ModuleNotFoundError(f"w2snb.{name} needs {e.name}: pip install 'w2snb[notebooks]'", name=e.name) from None
+        needs = f"w2snb.{name} needs {e.name}: pip install 'w2snb[notebooks]'"
+        raise ModuleNotFoundError(needs, name=e.name) from None
 
 def __dir__() -> list[str]: return sorted([*globals(), *SHORT_NAMES])

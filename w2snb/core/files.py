@@ -18,7 +18,7 @@ def content_text(
     return json.dumps(content, sort_keys=True, separators=(',', ':'), allow_nan=False)
 
 def text_hash(
-    text: str,
+    text: str, # any
     length: int = 16, # hexadecimal digits kept
 ) -> str:
     "A name for a text."

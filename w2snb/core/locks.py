@@ -33,7 +33,7 @@ def _started(pid: int) -> float | None:
     except psutil.Error: return None
 
 # %% ../../nbs/core/05_locks.ipynb #7d24d121
-_OWNER = dict(host=str, pid=int, started=(int, float), token=str) # what a lock file says
+_OWNER = dict(host=str, pid=int, started=(int, float), token=str) # what a lock file holds
 
 def _read_owner(path: Path) -> dict | None:
     "The owner in a lock file and when it was last touched; only that if unreadable, None if it is gone."
@@ -53,7 +53,8 @@ def is_alive(
 ) -> bool:
     "Whether the owner of a lock still works."
     if owner.get('host') == this_machine():
-        if owner['pid'] == os.getpid() and owner.get('token') not in _held.values(): return False  # it could not be removed
+        # a file of this process that it does not hold could not be removed
+        if owner['pid'] == os.getpid() and owner.get('token') not in _held.values(): return False
         return (started := _started(owner['pid'])) is not None and abs(started - owner['started']) < 2
     probe = folder/f'.now-{secrets.token_hex(4)}'
     try:
@@ -128,7 +129,7 @@ def _still_dead(dead: dict, folder: Path, name: str, own: int) -> bool:
     return all(n in dead and o.get('token') == dead[n].get('token') for n, o in below.items())
 
 def _forget(path: Path, token: str):
-    "Hold a lock no longer, and remove its file if that is ours; a passing fault of the file system is waited for."
+    "Hold a lock no longer, and remove its own file; short faults of the file system are waited for."
     with _guard: _held.pop(path, None)
     for pause in (0., .1, .5, None):
         try:
@@ -136,17 +137,20 @@ def _forget(path: Path, token: str):
             return
         except OSError as e: error = e
         if pause is not None: time.sleep(pause)
-    warnings.warn(f"lock {path} cannot be removed ({error.strerror}): other processes wait until this one ends")
+    warnings.warn(f"lock {path} cannot be removed ({error.strerror}): "
+                  "other processes wait until this one ends")
 
 # %% ../../nbs/core/05_locks.ipynb #73a7bf4d
 class _Note:
     "One sentence about a wait that takes longer than some seconds."
-    def __init__(self, lock, after: float = 5.): self.lock, self.after, self.start = lock, after, time.monotonic()
+    def __init__(self, lock, after: float = 5.):
+        self.lock, self.after, self.start = lock, after, time.monotonic()
 
     def __call__(self):
         if self.after is None or time.monotonic() - self.start < self.after: return
         owner, self.after = self.lock.owner() or {}, None
-        by = f"process {owner['pid']} on {owner['host'].split('/')[0]}" if 'host' in owner else 'a process that gave no name'
+        by = 'a process that gave no name'
+        if 'host' in owner: by = f"process {owner['pid']} on {owner['host'].split('/')[0]}"
         warnings.warn(f"waiting for {self.lock.name}: {by} is working on it")
 
 # %% ../../nbs/core/05_locks.ipynb #9f897c0d

@@ -11,27 +11,31 @@ from collections.abc import Callable
 from pathlib import Path
 
 # %% ../../nbs/core/07_notebooks.ipynb #b077f17c
-START = 600. # seconds for a kernel to answer; a busy machine takes its time
+START = 600. # seconds for a kernel to answer; a busy machine is slow
 
 class KernelDied(Exception):
-    "The process of a kernel has ended, and not by our hand."
+    "The process of a kernel has ended, while it executed something."
 
 class KernelTimeout(Exception):
     "The kernel was killed because its time was over."
 
 # %% ../../nbs/core/07_notebooks.ipynb #dbe0fd27
+def _start(sockets: str, environment: dict, folder) -> tuple:
+    "Start a Python process: its manager, and a function that awaits the manager's coroutines."
+    # the synchronous manager would not let a client see that a kernel died
+    from jupyter_client.manager import AsyncKernelManager
+    from jupyter_core.utils import run_sync
+    manager = AsyncKernelManager(kernel_name='python3', transport='ipc', ip=f'{sockets}/k')
+    run_sync(manager.start_kernel)(env=os.environ | environment, cwd=str(folder),
+                                   extra_arguments=['--IPKernelApp.log_level=ERROR'])
+    return manager, run_sync
+
+# %% ../../nbs/core/07_notebooks.ipynb #abc7351d
 class Kernel:
     "A Python process that executes code and notebooks, each within a time limit."
-    def __init__(self,
-        environment: dict = {}, # variables beside those of this process
-        folder='.', # where relative paths start
-    ):
-        from jupyter_client.manager import AsyncKernelManager  # with the other one a client cannot see that a kernel died
-        from jupyter_core.utils import run_sync
-        self.sockets = tempfile.mkdtemp(prefix='w2snb-')  # paths of sockets must be short
-        self.manager, self.sync = AsyncKernelManager(kernel_name='python3', transport='ipc', ip=f'{self.sockets}/k'), run_sync
-        self.sync(self.manager.start_kernel)(env=os.environ | environment, cwd=str(folder),
-                                             extra_arguments=['--IPKernelApp.log_level=ERROR'])
+    def __init__(self, environment: dict = {}, folder='.'): # more variables; where relative paths start
+        self.sockets = tempfile.mkdtemp(prefix='w2snb-')
+        self.manager, self.sync = _start(self.sockets, environment, folder)
         self.pid = self.manager.provisioner.pid
 
     def __enter__(self): return self
@@ -53,14 +57,15 @@ class Kernel:
         seconds: float, # until the kernel is killed
         act: Callable, # () -> anything
     ):
-        "The value of `act`; raises `KernelTimeout` or `KernelDied` if the kernel does not live to its end."
+        "The value of `act`; `KernelTimeout` or `KernelDied` if the kernel does not live to its end."
         from nbclient.exceptions import DeadKernelError
         late = threading.Event()
         watch = threading.Timer(seconds, lambda: (late.set(), self.kill()))
         watch.start()
         try: return act()
         except (DeadKernelError, RuntimeError) as e:
-            if late.is_set(): raise KernelTimeout(f"stopped after {seconds:g} s, the limit (timeout)") from None
+            if late.is_set():
+                raise KernelTimeout(f"stopped after {seconds:g} s, the limit (timeout)") from None
             if isinstance(e, DeadKernelError) or not self.sync(self.manager.is_alive)():
                 raise KernelDied("its process died (killed, or out of memory)") from None
             raise
@@ -68,19 +73,21 @@ class Kernel:
 
 # %% ../../nbs/core/07_notebooks.ipynb #e1bcdfab
 def execute(
-    kernel: Kernel,
+    kernel: Kernel, # that is alive
     notebook, # nbformat notebook, whose outputs are filled in
     seconds: float, # limit
 ):
     "Execute the cells of a notebook; raises `CellExecutionError` where one fails."
     from nbclient import NotebookClient
-    client = NotebookClient(notebook, km=kernel.manager, kernel_name='python3', startup_timeout=START, timeout=None)
+    client = NotebookClient(notebook, km=kernel.manager, kernel_name='python3', startup_timeout=START,
+                            timeout=None)
     kernel.bounded(seconds, client.execute)
     return notebook
 
+# %% ../../nbs/core/07_notebooks.ipynb #a6788652
 def execute_code(
-    kernel: Kernel,
-    code: str,
+    kernel: Kernel, # that is alive
+    code: str, # Python
     seconds: float, # limit
 ):
     "Execute some code; raises `CellExecutionError` if it fails."
@@ -89,7 +96,7 @@ def execute_code(
 
 # %% ../../nbs/core/07_notebooks.ipynb #a41ebee4
 def execute_file(
-    kernel: Kernel,
+    kernel: Kernel, # that is alive
     notebook, # path
     out: Path, # whole or absent; there after an error, too
     seconds: float, # limit
@@ -102,7 +109,8 @@ def execute_file(
     try:
         kernel.bounded(seconds, lambda: papermill.execute_notebook(
             str(notebook), str(part), given, kernel_name='python3', language='python', km=kernel.manager,
-            start_timeout=START, progress_bar=False, request_save_on_cell_execute=False, autosave_cell_every=0))
+            start_timeout=START, progress_bar=False, request_save_on_cell_execute=False,
+            autosave_cell_every=0))
     finally:
         with contextlib.suppress(Exception):  # half a notebook, from a full disk, is none
             nbformat.read(part, 4)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['START_SECONDS', 'NOTEBOOK_SECONDS', 'requests', 'PlannedRun', 'Job', 'plan_jobs', 'State', 'read_state',
-           'note_failed', 'past_seconds', 'Plan', 'duration', 'known_runs', 'make_plan']
+           'note_failed', 'past_seconds', 'duration', 'Plan', 'known_runs', 'make_plan']
 
 # %% ../../nbs/experiments/04_plans.ipynb #ebf099ce
 import fnmatch, json, lzma, os
@@ -34,36 +34,39 @@ from ..tasks.keys import DataKeys, ids_by_seed
 from ..tasks.probe_experiments import COMPARED
 
 # %% ../../nbs/experiments/04_plans.ipynb #53f94274
+def _usual(experiment: str) -> tuple:
+    "The methods of an experiment that names some; else those of the comparison."
+    return getattr(EXPERIMENTS[experiment], 'methods', COMPARED)
+
+def _in_place(methods, seeds, overrides: dict) -> dict:
+    "What takes the place of a table's own methods, seeds and parameters."
+    elsewhere = dict(experiment='the name of an experiment', method='methods (--methods)',
+                     seed='seeds (--seeds)', force='--retry-failed, or delete the records in question; '
+                     'experiments.run_many takes it')
+    if wrong := elsewhere.keys() & overrides.keys():
+        raise ValueError(f"{(k := min(wrong))}={overrides[k]} is not for a sweep: give {elsewhere[k]}")
+    seeds = [seeds] if isinstance(seeds, Integral) else seeds
+    if seeds is not None and not len(seeds): raise ValueError("no seeds: give one at least")
+    return {k: v for k, v in dict(methods=methods, seeds=seeds).items() if v is not None} | overrides
+
+# %% ../../nbs/experiments/04_plans.ipynb #b75eac28
 def requests(
     what, # a table, a pattern of experiments (`digits*`), or several
     methods=None, # keys of `METHODS` or dicts; None: the table's, for experiments those of the comparison
     seeds=None, # numbers; None: the table's, for experiments 0
     **overrides, # of parameters.Parameters, or the methods' own
 ) -> list[dict]: # arguments of `run_many`
-    "What has to be asked for, an experiment at a time; raises `ValueError` for a word that means nothing."
+    "The calls of `run_many` that make a sweep, one for each experiment; `ValueError` for an unknown name."
     use_additions(overrides.get('use'))
-    asked = []
-    for word in [what] if isinstance(what, str) else what:
-        if word in TABLES: asked += table_requests(TABLES[word])
-        elif names := fnmatch.filter(EXPERIMENTS, word):
-            asked += [dict(experiment=n, methods=_usual(n), seeds=[0]) for n in names]
-        else: raise ValueError(f"{word}: no table and no experiment; tables are {', '.join(TABLES)}; experiments are listed by "
-                               "w2snb_sweep --list")
-    return [r | _said(methods, seeds, overrides) for r in asked]
-
-def _usual(experiment: str) -> tuple:
-    "The methods of an experiment that names some; else those of the comparison."
-    return getattr(EXPERIMENTS[experiment], 'methods', COMPARED)
-
-def _said(methods, seeds, overrides: dict) -> dict:
-    "What takes the place of what a table says."
-    instead = dict(experiment='the name of an experiment', method='methods (--methods)', seed='seeds (--seeds)',
-                   force='--retry-failed, or delete the records in question; experiments.run_many takes it')
-    if wrong := instead.keys() & overrides.keys():
-        raise ValueError(f"{(k := min(wrong))}={overrides[k]} is not for a sweep: give {instead[k]}")
-    seeds = [seeds] if isinstance(seeds, Integral) else seeds
-    if seeds is not None and not len(seeds): raise ValueError("no seeds: give one at least")
-    return {k: v for k, v in dict(methods=methods, seeds=seeds).items() if v is not None} | overrides
+    calls = []
+    for name in [what] if isinstance(what, str) else what:
+        if name in TABLES: calls += table_requests(TABLES[name])
+        elif names := fnmatch.filter(EXPERIMENTS, name):
+            calls += [dict(experiment=n, methods=_usual(n), seeds=[0]) for n in names]
+        else:
+            raise ValueError(f"{name}: no table and no experiment; tables are {', '.join(TABLES)}; "
+                             "experiments are listed by w2snb_sweep --list")
+    return [call | _in_place(methods, seeds, overrides) for call in calls]
 
 # %% ../../nbs/experiments/04_plans.ipynb #92942143
 @dataclass(frozen=True)
@@ -89,13 +92,16 @@ def _absolute(given: dict) -> dict:
     each = [absolute(t) if is_labels_file(t) else t for t in separate_names(teacher)]
     return given | paths | dict(teacher=each[0] if len(each) == 1 else each)
 
+# %% ../../nbs/experiments/04_plans.ipynb #0f022bec
 def _check_known(config: Config):
-    "Refuse a loss that other processes do not know, and files of labels that are not there."
+    "Refuse a loss that other processes do not know, and files of labels that are missing."
     if not (m := get_method(config.method)).builtin and not is_addition(m.loss or m.solve):
-        raise ValueError(f"method {config.method} is not from the package: other processes do not know it; write it to a "
-                         "file and name that with use=<file> (--use <file>), or use experiments.run_many")
+        raise ValueError(f"method {config.method} is not from the package: other processes do not know it; "
+                         "write it to a file and name that with use=<file> (--use <file>), or use "
+                         "experiments.run_many")
     for t in config.teachers:
-        if is_labels_file(t) and not os.path.exists(t): raise FileNotFoundError(f"teacher={t}: there is no such file")
+        if is_labels_file(t) and not os.path.exists(t):
+            raise FileNotFoundError(f"teacher={t}: there is no such file")
 
 # %% ../../nbs/experiments/04_plans.ipynb #f7d9e6df
 def _keys(given: dict, known: dict) -> DataKeys: # known: folders -> `DataKeys`
@@ -116,21 +122,23 @@ def _planned(given: dict, seeds: list, keys: DataKeys) -> tuple: # a configurati
 
 # %% ../../nbs/experiments/04_plans.ipynb #1bab868b
 def plan_jobs(
-    asked: list[dict], # of `requests`
+    calls: list[dict], # of `requests`
     together: int = 1, # seeds in a job of probes
 ) -> list[Job]:
     "Every run of the requests, once, dealt into jobs; raises `ValueError` for what cannot be run."
     jobs, seen, known = {}, set(), {}
-    for r in asked:
-        given, seeds = _absolute({k: v for k, v in r.items() if k not in ('methods', 'seeds')}), list(r['seeds'])
-        for m in [r['methods']] if isinstance(r['methods'], (str, dict)) else r['methods']:
-            config, runs = _planned(given | (m if isinstance(m, dict) else dict(method=m)), seeds, _keys(given, known))
-            task = TASKS[config.task]
+    for call in calls:
+        given = _absolute({k: v for k, v in call.items() if k not in ('methods', 'seeds')})
+        methods, seeds = call['methods'], list(call['seeds'])
+        for m in [methods] if isinstance(methods, (str, dict)) else methods:
+            of_method = given | (m if isinstance(m, dict) else dict(method=m))
+            config, runs = _planned(of_method, seeds, _keys(given, known))
+            side_by_side, by_seed = TASKS[config.task].side_by_side, config.dataset == 'digits'
             for i, run in enumerate(runs):
                 if run.id in seen: continue
                 seen.add(run.id)
-                share = i // together if task.side_by_side else seeds[i] if config.dataset == 'digits' else run.id
-                jobs.setdefault((r['experiment'], share), []).append(run)
+                share = i // together if side_by_side else seeds[i] if by_seed else run.id
+                jobs.setdefault((call['experiment'], share), []).append(run)
     return [Job(content_hash([run.id for run in runs]), tuple(runs)) for runs in jobs.values()]
 
 # %% ../../nbs/experiments/04_plans.ipynb #5749c122
@@ -144,41 +152,46 @@ class State:
     seconds: dict # experiment -> mean seconds of its finished runs
 
 def read_state(
-    store: Store,
+    store: Store, # of the records
 ) -> State:
     "What is done, by the store's index."
     index, folder = store_index(store), store.folder/'notebooks'
     there = os.listdir(folder) if folder.is_dir() else ()
     notebooks = {n[:-6] for n in there if n.endswith('.ipynb') and n[0] != '.'}
     status, finished = index['status'], index[~index['status'].isin(['failed', 'damaged'])]
-    return State(set(finished.index), set(index.index[status == 'failed']), set(index.index[status == 'damaged']), notebooks,
-                 finished.groupby('experiment')['seconds'].mean().to_dict())
+    return State(done=set(finished.index), notebooks=notebooks,
+                 failed=set(index.index[status == 'failed']), damaged=set(index.index[status == 'damaged']),
+                 seconds=finished.groupby('experiment')['seconds'].mean().to_dict())
 
 # %% ../../nbs/experiments/04_plans.ipynb #1f670b15
 def note_failed(
-    store: Store,
-    run: PlannedRun,
+    store: Store, # where the record goes
+    run: PlannedRun, # that failed
     message: str, # one sentence
     seconds: float, # that it took
 ) -> Record:
-    "A record that says why a run failed; a finished one, by another sweep that was luckier, is kept."
+    "A record of why a run failed; a finished one, by another sweep that succeeded, is kept."
     with suppress(ValueError):  # a damaged file is replaced
         if (found := store.get(run.id)) and found.status != 'failed': return found
     config = resolve(**run.given)
-    record = Record(id=run.id, experiment=config.experiment, method=config.method, seed=config.seed, params=config.plain(),
-                    metrics={}, history={}, correct={}, status='failed', message=message, provenance=dict(date=_now()),
-                    seconds=seconds, images_per_second=None)
+    record = Record(id=run.id, experiment=config.experiment, method=config.method, seed=config.seed,
+                    params=config.plain(), metrics={}, history={}, correct={}, status='failed',
+                    message=message, provenance=dict(date=_now()), seconds=seconds, images_per_second=None)
     store.put(record)
     return record
 
 def _now() -> str: return datetime.now(timezone.utc).isoformat(timespec='seconds')
 
 # %% ../../nbs/experiments/04_plans.ipynb #cf324662
+# seconds of a job's process, and of a run's notebook beside the run, on two cores
+START_SECONDS, NOTEBOOK_SECONDS = 8., 3.
+
 @cache
 def _committed_seconds(path: Path) -> dict: # experiment -> seconds of each run
     "Seconds of committed runs."
-    found = {}
-    for line in (lzma.decompress(path.read_bytes()).decode() if path.suffix == '.xz' else path.read_text()).splitlines():
+    found, data = {}, path.read_bytes()
+    text = (lzma.decompress(data) if path.suffix == '.xz' else data).decode()
+    for line in text.splitlines():
         r = json.loads(line)
         if r['status'] != 'failed': found.setdefault(r['experiment'], []).append(r['seconds'])
     return found
@@ -194,7 +207,22 @@ def past_seconds(
             found = {e: sum(s) / len(s) for e, s in _committed_seconds(path).items()} | found
     return {e: s for e, s in found.items() if e in experiments}
 
-START_SECONDS, NOTEBOOK_SECONDS = 8., 3.  # of a job's process, and of a run's notebook beside the run, on two cores
+# %% ../../nbs/experiments/04_plans.ipynb #5a4354ec
+def _seconds(jobs: list, settled: set, state: State, notebooks: bool) -> float | None:
+    "Seconds of what is left on one process; None where an experiment was never run."
+    left = [[r.given['experiment'] for r in j.runs if r.id not in settled] for j in jobs]
+    past = past_seconds(state, {e for of_job in left for e in of_job})
+    if not (each := [e for of_job in left for e in of_job]) or any(e not in past for e in each): return None
+    of_notebooks = NOTEBOOK_SECONDS * notebooks * len(each)
+    return sum(past[e] for e in each) + of_notebooks + START_SECONDS * sum(map(bool, left))
+
+def duration(
+    seconds: float, # of any length
+) -> str:
+    "Seconds in the unit that suits them."
+    for unit, size in (('days', 86400), ('hours', 3600), ('min', 60)):
+        if seconds >= 2 * size: return f'{seconds / size:.0f} {unit}'
+    return f'{seconds:.0f} s'
 
 # %% ../../nbs/experiments/04_plans.ipynb #82f92acf
 @dataclass
@@ -214,32 +242,30 @@ class Plan:
         def count(n, what): return f"{n} {what}{'s' * (n != 1)}"
         n, left = len(self.runs), len(self.runs) - len(self.done) - len(self.failed)
         what = f"{count(n, 'run')} in {count(len(self.jobs), 'job')}: {len(self.done)} done"
-        what += f", {len(self.failed)} failed" * bool(self.failed) + f", {len(self.running)} running" * bool(self.running)
-        how_long = f", about {duration(self.seconds)} of computing" if self.seconds else ", no past run says how long"
-        what += f", {left - len(self.running)} to do" + how_long * bool(left)
+        what += f", {len(self.failed)} failed" * bool(self.failed)
+        what += f", {len(self.running)} running" * bool(self.running)
+        how_long = "no past run tells how long"
+        if self.seconds: how_long = f"about {duration(self.seconds)} of computing"
+        what += f", {left - len(self.running)} to do" + f", {how_long}" * bool(left)
         if self.damaged: what += f"; {count(len(self.damaged), 'damaged record')} will be computed again"
-        away = sum(not r.here for r in self.runs)
-        return what + (f"; the data of {count(away, 'run')} are not here: compared with committed records by parameters") * bool(away)
-
-def duration(
-    seconds: float,
-) -> str:
-    "Seconds in the unit that suits them."
-    for unit, size in (('days', 86400), ('hours', 3600), ('min', 60)):
-        if seconds >= 2 * size: return f'{seconds / size:.0f} {unit}'
-    return f'{seconds:.0f} s'
+        if away := sum(not r.here for r in self.runs):
+            what += (f"; the data of {count(away, 'run')} are not here: "
+                     "compared with committed records by parameters")
+        return what
 
 # %% ../../nbs/experiments/04_plans.ipynb #f01c9408
 def known_runs(
     folder, # of committed records (`.jsonl`, `.jsonl.xz`)
 ) -> set: # ids, and `content_hash` of configurations
     "Runs that are known from elsewhere."
-    records = [r for f in sorted(Path(folder).glob('*.jsonl*')) for r in read_records(f) if r.status != 'failed']
+    files = sorted(Path(folder).glob('*.jsonl*'))
+    records = [r for f in files for r in read_records(f) if r.status != 'failed']
     return {r.id for r in records} | {content_hash(r.params) for r in records}
 
+# %% ../../nbs/experiments/04_plans.ipynb #4fccf29a
 def make_plan(
     jobs: list, # of `plan_jobs`
-    store: Store,
+    store: Store, # of the records
     known: set = frozenset(), # runs that count as done wherever their records are, see `known_runs`
     notebooks: bool = True, # whether one is executed for each run
 ) -> Plan:
@@ -249,11 +275,5 @@ def make_plan(
     done = ids & (state.done | known | (away and away & known_runs(shipped('reports/results'))))
     failed, busy = (ids & state.failed) - done, living(store.folder/'locks', 'job-')
     running = {r.id for j in jobs if f'job-{j.name}' in busy for r in j.runs} - done - failed
-    return Plan(jobs, done, failed, ids & state.damaged - done, running, _seconds(jobs, done | failed, state, notebooks))
-
-def _seconds(jobs: list, settled: set, state: State, notebooks: bool) -> float | None:
-    "Seconds of what is left on one process; None where an experiment was never run."
-    left = [[r.given['experiment'] for r in j.runs if r.id not in settled] for j in jobs]
-    past = past_seconds(state, {e for of_job in left for e in of_job})
-    if not (each := [e for of_job in left for e in of_job]) or any(e not in past for e in each): return None
-    return sum(past[e] for e in each) + NOTEBOOK_SECONDS * notebooks * len(each) + START_SECONDS * sum(map(bool, left))
+    seconds = _seconds(jobs, done | failed, state, notebooks)
+    return Plan(jobs, done, failed, ids & state.damaged - done, running, seconds)

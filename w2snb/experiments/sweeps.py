@@ -24,6 +24,15 @@ from ..results.records import Store
 from ..tasks.contract import TASKS
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #4793b257
+def _part(jobs: list, shard: str | None) -> list:
+    "The jobs of one shard: the same ones whatever is done already."
+    if shard is None: return jobs
+    try: i, n = map(int, shard.split('/'))
+    except ValueError: raise ValueError(f"shard {shard!r} is not of the form i/n, as 1/8") from None
+    if not 1 <= i <= n: raise ValueError(f"shard {shard}: the first of {n} is 1/{n}, the last {n}/{n}")
+    return jobs[i - 1::n]
+
+# %% ../../nbs/experiments/06_sweeps.ipynb #dedbe21c
 ENGINES = ('local', 'dask', 'shard')
 
 def plan(
@@ -43,15 +52,6 @@ def plan(
     together = together or (10 if gpu_count() and not shard else 1)  # all machines must cut the same parts
     jobs = plan_jobs(requests(what, methods, seeds, store=str(store.folder), **overrides), together)
     return make_plan(_part(jobs, shard), store, known_runs(known) if known else frozenset(), notebooks)
-
-# %% ../../nbs/experiments/06_sweeps.ipynb #bf873ab7
-def _part(jobs: list, shard: str | None) -> list:
-    "The jobs of one shard: the same ones whatever is done already."
-    if shard is None: return jobs
-    try: i, n = map(int, shard.split('/'))
-    except ValueError: raise ValueError(f"shard {shard!r} is not of the form i/n, as 1/8") from None
-    if not 1 <= i <= n: raise ValueError(f"shard {shard}: the first of {n} is 1/{n}, the last {n}/{n}")
-    return jobs[i - 1::n]
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #8c88a154
 class Watch:
@@ -100,6 +100,45 @@ def _check_limits(engine: str, shard, together, workers, address, timeout: float
     if address and engine != 'dask':
         raise ValueError(f"address={address!r} is of a Dask scheduler: it needs engine='dask'")
 
+# %% ../../nbs/experiments/06_sweeps.ipynb #f00c755b
+def _needed(job, todo: Plan, state, retry: bool, notebooks: bool) -> bool:
+    "Whether there is anything to do for a job: runs, or notebooks of runs."
+    if any(r.id not in todo.done and (retry or r.id not in todo.failed) for r in job.runs): return True
+    return notebooks and any(r.id not in state.notebooks for r in job.runs if r.id in state.done)
+
+def _check_here(jobs: list, todo: Plan):
+    "Raise what is wrong with data that are not here, before anything is computed."
+    for r in (r for j in jobs for r in j.runs if not r.here and r.id not in todo.done):
+        config = resolve(**r.given)
+        TASKS[config.task].key(config, place_of(**r.given)[0])
+
+def _notebook(path) -> Path:
+    "The notebook to execute."
+    path = Path(path or shipped('nbs/run_experiment.ipynb')).resolve()
+    if path.is_file(): return path
+    raise FileNotFoundError(f"{shown_path(path)} is not there: name a notebook")
+
+# %% ../../nbs/experiments/06_sweeps.ipynb #7c737d9d
+def _execute(todo: Plan, jobs: list, options: JobOptions, engine: str, workers: int, address, progress: bool):
+    "Start an engine and wait for it."
+    watch = Watch(todo, Store(options.store), workers, progress)
+    if engine == 'dask': started = DaskEngine(jobs, options, workers, address)
+    else: started = LocalEngine(jobs, options, workers)
+    try:
+        while started.busy():
+            watch.update()
+            time.sleep(.2)
+    except KeyboardInterrupt:
+        started.stop()
+        done = len({r.id for r in todo.runs} & read_state(Store(options.store)).done | todo.done)
+        how_far = f"{done} of {len(todo.runs)} runs are done"
+        raise KeyboardInterrupt(f"stopped: {how_far}; the same command goes on") from None
+    finally:
+        watch.next = 0.
+        watch.update()
+        watch.bar.close()
+        started.stop()
+
 # %% ../../nbs/experiments/06_sweeps.ipynb #e4903260
 def sweep(
     what, # a table, a pattern of experiments, or several
@@ -122,8 +161,8 @@ def sweep(
     check_choice(engine, ENGINES, 'engine')
     _check_limits(engine, shard, together, workers, address, timeout)
     folder = Store(os.path.abspath(os.path.expanduser(store or default_store())))
-    same = dict(shard=shard, store=folder.folder, together=together, known=known, notebooks=notebooks,
-                **overrides)
+    same = overrides | dict(shard=shard, store=folder.folder, together=together, known=known,
+                            notebooks=notebooks)
     todo = plan(what, methods, seeds, **same)
     if progress: print(todo)
     state = read_state(folder)
@@ -138,44 +177,6 @@ def sweep(
     _execute(todo, jobs, options, engine, workers or local_workers(len(jobs)), address, progress)
     return plan(what, methods, seeds, **same)
 
-# %% ../../nbs/experiments/06_sweeps.ipynb #a778ca2b
-def _needed(job, todo: Plan, state, retry: bool, notebooks: bool) -> bool:
-    "Whether there is anything to do for a job: runs, or notebooks of runs."
-    if any(r.id not in todo.done and (retry or r.id not in todo.failed) for r in job.runs): return True
-    return notebooks and any(r.id not in state.notebooks for r in job.runs if r.id in state.done)
-
-def _check_here(jobs: list, todo: Plan):
-    "Raise what is wrong with data that are not here, before anything is computed."
-    for r in (r for j in jobs for r in j.runs if not r.here and r.id not in todo.done):
-        config = resolve(**r.given)
-        TASKS[config.task].key(config, place_of(**r.given)[0])
-
-def _notebook(path) -> Path:
-    "The notebook to execute."
-    path = Path(path or shipped('nbs/run_experiment.ipynb')).resolve()
-    if path.is_file(): return path
-    raise FileNotFoundError(f"{shown_path(path)} is not there: name a notebook")
-
-def _execute(todo: Plan, jobs: list, options: JobOptions, engine: str, workers: int, address, progress: bool):
-    "Start an engine and wait for it."
-    watch = Watch(todo, Store(options.store), workers, progress)
-    if engine == 'dask': started = DaskEngine(jobs, options, workers, address)
-    else: started = LocalEngine(jobs, options, workers)
-    try:
-        while started.busy():
-            watch.update()
-            time.sleep(.2)
-    except KeyboardInterrupt:
-        started.stop()
-        done = len({r.id for r in todo.runs} & read_state(Store(options.store)).done | todo.done)
-        how_far = f"{done} of {len(todo.runs)} runs are done"
-        raise KeyboardInterrupt(f"stopped: {how_far}; the same command goes on") from None
-    finally:
-        watch.next = 0.
-        watch.update()
-        watch.bar.close()
-        started.stop()
-
 # %% ../../nbs/experiments/06_sweeps.ipynb #e7c3908e
 def failures(
     plan: Plan, # of a sweep
@@ -185,19 +186,21 @@ def failures(
     records = [store.get(id) for id in sorted(plan.failed)]
     return [f'{r.experiment}, {r.method}, seed {r.seed}: {r.message}' for r in records if r]
 
+# %% ../../nbs/experiments/06_sweeps.ipynb #2720f127
 def store_status(
     store: Store, # any
 ) -> str:
     "What there is in a store."
     state, busy = read_state(store), living(store.folder/'locks', 'job-')
     owners = sorted({f"{o['host'].split('/')[0]} ({o['pid']})" for o in busy.values() if 'host' in o})
-    damaged = f"{len(state.damaged)} damaged (a sweep of their table computes them again), " * bool(state.damaged)
+    again = "damaged (a sweep of their table computes them again)"
+    damaged = f"{len(state.damaged)} {again}, " * bool(state.damaged)
     return (f"{shown_path(store.folder)}: {len(state.done)} finished, {len(state.failed)} failed, {damaged}"
             f"{len(state.notebooks)} notebooks, {len(busy)} jobs running"
             f"{' on ' * bool(owners)}{', '.join(owners)}")
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #f296a41e
-_MOST_SEEDS = 1_000_000  # a typing error, not a plan
+_MOST_SEEDS = 1_000_000  # above it is a typing error
 
 def parse_numbers(
     text: str, # '0-9' or '0,2,5-7'
@@ -212,6 +215,7 @@ def parse_numbers(
     if not found: raise ValueError(f"seeds {text!r}: write 0-9 or 0,2,5-7")
     return found
 
+# %% ../../nbs/experiments/06_sweeps.ipynb #8cefa56c
 def parse_assignments(
     assignments: list, # of the command line
 ) -> dict: # name -> value
@@ -223,42 +227,43 @@ def parse_assignments(
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #7faa5863
 def _parser() -> argparse.ArgumentParser:
+    "The options of the command."
     about = 'Compute the runs of a table or of experiments; called again, what is left.'
     p = argparse.ArgumentParser('w2snb_sweep', description=about)
-    p.add_argument('what', nargs='*', help='tables, patterns of experiments (digits*), and overrides as '
-                   'name=value')
-    p.add_argument('--methods', nargs='+', help="instead of the table's")
-    p.add_argument('--seeds', help="instead of the table's, as 0-9 or 0,2,5-7")
-    p.add_argument('--engine', choices=ENGINES, help='default: local, or shard with --shard')
-    p.add_argument('--shard', metavar='i/n', help='only the i-th of n parts, 1/n to n/n: for job arrays')
-    p.add_argument('--address', help='of a running Dask scheduler, as tcp://host:8786; '
-                   'default: a cluster on this machine')
-    p.add_argument('--workers', type=int, help='jobs at a time; default: one for each GPU, else for each '
-                   'core')
-    p.add_argument('--together', type=int, help='seeds in a job of linear probes; default: 1, '
-                   'on a GPU without shards 10')
-    p.add_argument('--use', metavar='FILES', help='your additions (.py or .ipynb, a comma between two); '
-                   'default: W2SNB_USE')
-    p.add_argument('--store', help='folder of records; default: W2SNB_STORE, else reports/store')
-    p.add_argument('--known', metavar='FOLDER', help='committed records that count as done, as '
-                   'reports/results')
-    p.add_argument('--timeout', type=float, default=12 * 3600.,
-                   help='seconds for one run, at most (default: %(default)g)')
-    p.add_argument('--no-notebooks', action='store_true', help='keep no executed notebooks')
-    p.add_argument('--notebook', help='to execute for each run instead of nbs/run_experiment.ipynb')
-    p.add_argument('--retry-failed', action='store_true', help='try runs again that have failed')
-    p.add_argument('--dry-run', action='store_true', help='show what would be done, and do nothing')
-    p.add_argument('--status', action='store_true', help='show how far it is, and what failed')
-    p.add_argument('--list', action='store_true', help='name all tables and experiments')
+    add = p.add_argument
+    add('what', nargs='*', help='tables, patterns of experiments (digits*), and overrides as name=value')
+    add('--methods', nargs='+', help="instead of the table's")
+    add('--seeds', help="instead of the table's, as 0-9 or 0,2,5-7")
+    add('--engine', choices=ENGINES, help='default: local, or shard with --shard')
+    add('--shard', metavar='i/n', help='only the i-th of n parts, 1/n to n/n: for job arrays')
+    add('--address',
+        help='of a running Dask scheduler, as tcp://host:8786; default: a cluster on this machine')
+    add('--workers', type=int, help='jobs at a time; default: one for each GPU, else for each core')
+    add('--together', type=int,
+        help='seeds in a job of linear probes; default: 1, on a GPU without shards 10')
+    add('--use', metavar='FILES',
+        help='your additions (.py or .ipynb, a comma between two); default: W2SNB_USE')
+    add('--store', help='folder of records; default: W2SNB_STORE, else reports/store')
+    add('--known', metavar='FOLDER', help='committed records that count as done, as reports/results')
+    add('--timeout', type=float, default=12 * 3600.,
+        help='seconds for one run, at most (default: %(default)g)')
+    add('--no-notebooks', action='store_true', help='keep no executed notebooks')
+    add('--notebook', help='to execute for each run instead of nbs/run_experiment.ipynb')
+    add('--retry-failed', action='store_true', help='try runs again that have failed')
+    add('--dry-run', action='store_true', help='show what would be done, and do nothing')
+    add('--status', action='store_true', help='show how far it is, and what failed')
+    add('--list', action='store_true', help='name all tables and experiments')
     return p
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #5097be27
 def _list() -> str:
+    "All tables and experiments, one on each line."
     def size(t): return f'{len(t.experiments)} x {len(t.methods)} x {len(t.seeds)}'
     tables = [f'  {t.name:22} {t.title} ({size(t)} runs)' for t in TABLES.values()]
     return '\n'.join(['tables (experiments x methods x seeds):', *tables,
                       'experiments:', *(f'  {e}' for e in EXPERIMENTS)])
 
+# %% ../../nbs/experiments/06_sweeps.ipynb #7292902d
 def _command(arguments: list | None) -> int: # exit status
     "Do what the command line describes."
     a = _parser().parse_intermixed_args(arguments)
@@ -274,7 +279,8 @@ def _command(arguments: list | None) -> int: # exit status
     if options := given.keys() & (vars(a).keys() | {'notebooks'}):
         raise ValueError(f"{(k := min(options))}={given[k]}: this is an option here, see w2snb_sweep --help")
     if a.use: given |= dict(use=a.use)
-    given |= dict(shard=a.shard, store=a.store, known=a.known, together=a.together, notebooks=not a.no_notebooks)
+    given |= dict(shard=a.shard, store=a.store, known=a.known, together=a.together,
+                  notebooks=not a.no_notebooks)
     seeds, engine = parse_numbers(a.seeds) if a.seeds else None, a.engine or ('shard' if a.shard else 'local')
     _check_limits(engine, a.shard, a.together, a.workers, a.address, a.timeout)
     if a.dry_run or a.status: end = plan(names, methods, seeds, **given)

@@ -166,22 +166,29 @@ register_table(Table(
     overrides=dict(recipe='crd', epochs=2, train_size=10_000), results=('cifar100_short.jsonl',)));
 
 # %% ../../nbs/experiments/03_tables.ipynb #bf32ff17
-def _exchanged(name: str, title: str, rules: tuple, methods: tuple, seeds: tuple, teacher: str = 'squeezenet1_1@64'):
-    "A table of rules for the labels of one teacher, at two rates."
+def _exchanged(
+    name: str, title: str, rules: tuple, methods: tuple, seeds: tuple, teacher: str = 'squeezenet1_1@64'
+):
+    "Register a table of rules for the labels of one teacher, at two learning rates."
     rows = tuple(dict(method=m, lr=lr, weak_labels=w) for lr in (1e-4, 1e-3) for w in rules for m in methods)
-    register_table(Table(f'exchanged_{name}', f'Linear students on CIFAR-100, other labels: {title}', _probes[:1], rows, seeds,
-                         rows[0], overrides=dict(teacher=teacher, precision='fp32'),
-                         results=_files([f'{_probes[0]}-weak_labels'])))
+    register_table(Table(
+        f'exchanged_{name}', f'Linear students on CIFAR-100, other labels: {title}', _probes[:1], rows, seeds,
+        rows[0], overrides=dict(teacher=teacher, precision='fp32'),
+        results=_files([f'{_probes[0]}-weak_labels'])))
 
-_kinds, _bounded = ('random', 'confident', 'unconfident'), ('reverse_kl', 'js', 'jeffreys', 'hellinger', 'tv', 'pearson', 'neyman')
-_exchanged('structure', 'equally many wrong ones', ('hard', *(f'structured_errors({k})' for k in _kinds)),
+_bounded = ('reverse_kl', 'js', 'jeffreys', 'hellinger', 'tv', 'pearson', 'neyman')
+_exchanged('structure', 'equally many wrong ones',
+           ('hard', *(f'structured_errors({k})' for k in ('random', 'confident', 'unconfident'))),
            ('soft_ce', 'acd', 'aug_conf', 'reverse_kl'), TEN[:3])
 _exchanged('confidence', 'the surest, or as many at random',
-           tuple(f'{k}({s})' for s in (.5, .2, .05) for k in ('most_confident', 'random')), ('soft_ce', 'acd'), TEN[:3])
-_noises = ('as_is', *(f'{kind}({rate})' for kind in ('uniform', 'asymmetric') for rate in (.2, .4, .6)))
-_exchanged('noise', 'true ones with errors', _noises, ('soft_ce', *_bounded), TEN[:2], 'truth')
-_exchanged('weak_errors', "the teacher's own errors, so many", tuple(f'model_errors({rate})' for rate in (.2, .4, .6)),
-           ('soft_ce', *_bounded), TEN[:2])
+           tuple(f'{k}({s})' for s in (.5, .2, .05) for k in ('most_confident', 'random')),
+           ('soft_ce', 'acd'), TEN[:3])
+_exchanged('noise', 'true ones with errors',
+           ('as_is', *(f'{kind}({rate})' for kind in ('uniform', 'asymmetric') for rate in (.2, .4, .6))),
+           ('soft_ce', *_bounded), TEN[:2], 'truth')
+_exchanged('weak_errors', "the teacher's own errors, so many",
+           tuple(f'model_errors({rate})' for rate in (.2, .4, .6)), ('soft_ce', *_bounded), TEN[:2])
 for _k in (16, 64, 256):
     _exchanged(f'simulated_{_k}', f'a teacher on {_k} principal components of the student',
-               ('hard', 'structured_errors(random)', 'uniform(0.2)'), ('soft_ce',), TEN[:3], f'principal({_k})')
+               ('hard', 'structured_errors(random)', 'uniform(0.2)'), ('soft_ce',), TEN[:3],
+               f'principal({_k})')

@@ -59,7 +59,8 @@ def llms_text(
         first = next(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown').split('\n')
         title, about = first[0].lstrip('# '), ' '.join(l[1:].strip() for l in first if l.startswith('>'))
         return f'- [{title}]({path}.html): {about}'
-    parts = ['# w2snb', '> Weak-to-strong generalization in vision, reproducible from notebooks: losses, tasks, published numbers.']
+    parts = ['# w2snb', '> Weak-to-strong generalization in vision, reproducible from notebooks: '
+             'losses, tasks, published numbers.']
     for title, paths in chapters(root/'nbs').items():
         parts.append(f'## {title}\n\n' + '\n'.join(line(p) for p in paths if (root/f'{p}.ipynb').exists()))
     return '\n\n'.join(parts) + '\n'

@@ -85,7 +85,8 @@ def store_index(
     for id, *stamp in now.drop(known.index).itertuples():
         try: line = _line(id, store.path(id).read_bytes())
         except FileNotFoundError: continue  # deleted meanwhile
-        except OSError as e: line, stamp = _damaged(id, f'{id}.json is not a valid record ({e.strerror})'), (0, -1, 0)  # read again
+        except OSError as e:  # the stamp makes the next look read it again
+            line, stamp = _damaged(id, f'{id}.json is not a valid record ({e.strerror})'), (0, -1, 0)
         lines.append(line | dict(zip(_STAMP, stamp)))
     new = _frame(lines)
     frame = pd.concat([part for part in (known, new) if len(part)] or [new]).sort_index()

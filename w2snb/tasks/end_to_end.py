@@ -498,10 +498,9 @@ def _measured(run: Run, fits: dict, found: dict) -> Outcome:
 @register_task
 class EndToEnd(Task):
     "Networks trained on images."
-    name, Config, students = 'end_to_end', EndToEndConfig, 'networks'
+    name, Config, students, versions = 'end_to_end', EndToEndConfig, 'networks', _VERSIONS
     options = ('teacher', 'combine', 'weak_labels', 'student', 'supervision', 'recipe', 'epochs', 'lr',
                'train_size', 'bn_chunk', 'num_processes', 'precision', 'compile', 'images_on_device')
-    versions = _VERSIONS
 
     def resolve(self, experiment, method, options, params): # as for `Task`, and below
         return _resolve(experiment, method, options, params)

@@ -19,20 +19,25 @@ from .contract import TASKS, Config, Place, run_content, run_id, source_of_added
 # %% ../../nbs/tasks/06_keys.ipynb #c20ff378
 def _files_below(folder) -> list: # (name, bytes, time) of each file
     "What a folder holds, without reading it."
-    stats = [(os.path.join(d, f), os.stat(os.path.join(d, f))) for d, _, files in os.walk(folder) for f in files]
+    paths = [os.path.join(d, f) for d, _, files in os.walk(folder) for f in files]
+    stats = [(p, os.stat(p)) for p in paths]
     return sorted((os.path.relpath(p, folder), s.st_size, s.st_mtime_ns) for p, s in stats)
 
+# %% ../../nbs/tasks/06_keys.ipynb #8265d716
+def _tables(config: Config) -> list:
+    "Hashes of the files of labels among the teachers; a missing one raises where it is read."
+    return [file_hash(t) for t in config.teachers if is_labels_file(t) and os.path.exists(t)]
+
 def _stamp(config: Config, place: Place) -> str:
-    "A name for the files behind the data of a configuration; digits come with scikit-learn and have none."
+    "A name for the files behind the data of a configuration."
     if config.dataset == 'digits': return content_hash(_tables(config))
     folder, found = data_folder(place.data), {}
-    if folder: found['data'] = _files_below(folder/config.dataset if (folder/config.dataset).is_dir() else folder)
-    if TASKS[config.task].reads_weights and (weights := weights_folder(place.weights)): found['weights'] = _files_below(weights)
+    if folder:
+        own = folder/config.dataset
+        found['data'] = _files_below(own if own.is_dir() else folder)
+    weights = weights_folder(place.weights) if TASKS[config.task].reads_weights else None
+    if weights: found['weights'] = _files_below(weights)
     return content_hash(found | dict(labels=_tables(config)))
-
-def _tables(config: Config) -> list:
-    "Hashes of the files of labels among the teachers; one that is missing is missed when it is read."
-    return [file_hash(t) for t in config.teachers if is_labels_file(t) and os.path.exists(t)]
 
 # %% ../../nbs/tasks/06_keys.ipynb #6da93736
 class DataKeys:
@@ -42,7 +47,7 @@ class DataKeys:
     ): self.place, self.known = place, {}
 
     def __call__(self,
-        config: Config,
+        config: Config, # of a run
     ) -> str: # `TaskData.key`
         "The key of a configuration's data; raises what reading them raises."
         task = TASKS[config.task]
@@ -65,7 +70,7 @@ class DataKeys:
 def ids_by_seed(
     of_seed, # (seed) -> `Config`
     seeds: list, # numbers
-    keys: DataKeys,
+    keys: DataKeys, # of the folders of the runs
 ) -> dict: # seed -> id
     "The ids of one configuration under many seeds."
     first, other = of_seed(seeds[0]), of_seed(seeds[0] + 1)

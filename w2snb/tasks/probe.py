@@ -236,7 +236,7 @@ def _side_by_side(parts: list, rows: np.ndarray, device) -> Tensor: # parts: per
     return torch.cat(each, 1) if len(each) > 1 else each[0]
 
 # %% ../../nbs/tasks/03_probe.ipynb #aa623ab7
-def _read(config: ProbeConfig, data) -> tuple: # sets, rows to learn from, rows to test on, given labels, classes
+def _read(config: ProbeConfig, data) -> tuple: # sets, rows to learn from, to test on, given labels, classes
     "Images, files of labels, and which images serve for what."
     tables = {t: read_labels_table(t) for t in config.teachers if is_labels_file(t)}
     sets, learn, test = probe_images(config, data)
