@@ -218,34 +218,26 @@ class Task(ABC):
     @abstractmethod
     def resolve(self, experiment, method, options, params: dict) -> Config: # as registered and checked
         "Experiment, `Method`, `Parameters` and the method's own as a configuration; refuses in one sentence."
-
     @abstractmethod
     def load(self, config: Config, place: Place) -> TaskData: # from the folders of `place`
         "Read the data and split them."
-
     def data_fields(self, config: Config) -> dict: # a part of `plain()`
         "The fields of a configuration that the key of its data depends on."
         return {k: v for k, v in config.plain().items() if k not in (*config.of_method, 'weak_labels')}
-
     def key(self, config: Config, place: Place) -> str: # from the folders of `place`
         "`TaskData.key`, without loading everything where a task can."
         return self.load(config, place).key
-
     @abstractmethod
     def references(self, config: Config, data: TaskData, place: Place) -> dict: # role -> labeller
         "Teacher, ceiling and student alone, the same for all methods."
-
     @abstractmethod
     def teach(self, configs: list, data: dict, references: dict, place: Place) -> list[Outcome]: # a batch
         "Train a student for each configuration; data and references by `Config.common()`."
-
     def batches(self, configs: list, place: Place) -> list[list]: # of all that have to be computed
         "Configurations that are taught in one pass; here each alone."
         return [[c] for c in configs]
-
     def check(self, config: Config, data: TaskData): # raises `ValueError`
         "Refuse, before any training, what only a look at the data shows."
-
     def shared_ids(self, config: Config, data: TaskData) -> list[str]: # keys of fits in a store
         "Ids of the networks behind the references, for a team of processes that trains them."
         return []
