@@ -25,8 +25,8 @@ from ..models.features import get_backbone
 from ..results.metric_groups import answers
 from ..results.metrics import accuracy, pgr
 from ..results.records import Store
-from .contract import (Outcome, Task, as_names, gives_labels, label_metrics, named_history, picked,
-    register_task, taught_labels, teacher_fields)
+from .contract import (Outcome, Place, Task, as_names, gives_labels, label_metrics, named_history,
+    picked, register_task, taught_labels, teacher_fields)
 from w2snb.tasks.probe import (ProbeConfig, ProbeData, components, load_probe, needs_features, probe_key,
     with_seed)
 from ..training.heads import (Head, HeadStack, Lesson, TaughtHeads, check_head, feature_scale,
@@ -326,6 +326,20 @@ def _resolve(e, m, options, params: dict) -> ProbeConfig:
         seed=options.seed, teacher_seed=teacher_seed, **kept, **teaching, **optimizer,
         **{k: pick(k) for k in ('student', 'train_size', 'reference_lr', 'epochs', 'precision')})
 
+# %% ../../nbs/tasks/04_probe_training.ipynb #75e9258f
+def _taught(configs: list, data: dict, references: dict, place: Place) -> list[Outcome]:
+    "All heads of a batch trained together, and what they leave."
+    found = {}
+    for lots in _alike(_lots(configs), None):
+        seeds, (c, *heads) = ', '.join(str(lot[0].seed) for lot in lots), lots[0]
+        title = f'{c.experiment}, {1 + len(heads)} heads, seed {seeds}' if place.progress else None
+        names = [lot[0].common() for lot in lots]
+        for t in _teach([(lot, data[k], references[k]) for lot, k in zip(lots, names)], title):
+            logits = t.others(t.task.test_x, t.task.weak_test_x)
+            others = {role: answers(z, t.task.test_y) for role, z in logits.items()}
+            found |= {id(c): _outcome(k, t, others) for k, c in enumerate(t.configs)}
+    return [found[id(c)] for c in configs]
+
 # %% ../../nbs/tasks/04_probe_training.ipynb #9f56f542
 @register_task
 class Probe(Task):
@@ -365,16 +379,7 @@ class Probe(Task):
         return [[c for lot in lots for c in lot] for lots in _alike(_lots(configs), together)]
 
     def teach(self, configs, data, references, place): # all heads of a batch together
-        found = {}
-        for lots in _alike(_lots(configs), None):
-            seeds, (c, *heads) = ', '.join(str(lot[0].seed) for lot in lots), lots[0]
-            title = f'{c.experiment}, {1 + len(heads)} heads, seed {seeds}' if place.progress else None
-            names = [lot[0].common() for lot in lots]
-            for t in _teach([(lot, data[k], references[k]) for lot, k in zip(lots, names)], title):
-                logits = t.others(t.task.test_x, t.task.weak_test_x)
-                others = {role: answers(z, t.task.test_y) for role, z in logits.items()}
-                found |= {id(c): _outcome(k, t, others) for k, c in enumerate(t.configs)}
-        return [found[id(c)] for c in configs]
+        return _taught(configs, data, references, place)
 
 # %% ../../nbs/tasks/04_probe_training.ipynb #ba66c582
 def probe_trials(
