@@ -6,7 +6,7 @@
 __all__ = ['READING', 'table_sheets', 'figure_bytes', 'write_table', 'run_notebook', 'all_sheets', 'report', 'main']
 
 # %% ../../nbs/reporting/04_regenerating.ipynb #a93e27f9
-import argparse, html, io, os, signal, subprocess, sys, tempfile
+import argparse, html, io, sys, tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 from ..core.additions import use_additions
 from ..core.files import default_store, project_root, shipped, shown_path, write_atomic
 from ..core.messages import check_choice
+from ..core.notebooks import Kernel, KernelDied, KernelTimeout, execute_file
 from ..experiments.registry import EXPERIMENTS
 from ..experiments.tables import TABLES
 from .figures import markdown_text, set_style
@@ -91,9 +92,8 @@ def write_table(
     return figures
 
 # %% ../../nbs/reporting/04_regenerating.ipynb #ff12b08a
-def _notebook_problem(notebook) -> str: # nbformat notebook, None: there is no file -> empty: it was executed
+def _notebook_problem(notebook) -> str: # nbformat notebook -> empty: it was executed
     "Why a notebook does not count as executed from top to bottom."
-    if notebook is None: return 'papermill left no output'
     for cell in notebook.cells:
         if cell.cell_type != 'code' or not cell.source.strip(): continue
         where = f'the cell {cell.source.splitlines()[-1][:60]!r}'
@@ -117,21 +117,16 @@ def run_notebook(
     timeout: float = 900, # seconds, for the whole notebook
 ): # nbformat notebook
     "Execute a notebook with papermill; raises `RuntimeError` if it was not executed to the end."
-    import nbformat  # slow to import
+    import nbformat # slow to import, as papermill is
+    from papermill.exceptions import PapermillExecutionError
     path = Path(path).resolve()
-    with tempfile.TemporaryDirectory() as d:
-        made = Path(d)/path.name
-        command = [sys.executable, '-m', 'papermill', str(path), str(made), '-k', 'python3',
-                   '--cwd', str(path.parent), '--no-progress-bar', '--log-level', 'ERROR']
-        quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        process = subprocess.Popen(command, start_new_session=True, **quiet)
-        try: process.wait(timeout)
-        except subprocess.TimeoutExpired: pass
-        finally:
-            if process.poll() is None:  # the kernel goes with its parent
-                os.killpg(process.pid, signal.SIGKILL), process.wait()
-        notebook = nbformat.read(made, as_version=4) if made.exists() else None
-    if problem := _notebook_problem(notebook):
+    with tempfile.TemporaryDirectory() as d, Kernel(folder=path.parent) as kernel:
+        made, problem = Path(d)/path.name, ''
+        try: execute_file(kernel, path, made, timeout)
+        except (KernelTimeout, KernelDied) as e: problem = str(e)
+        except PapermillExecutionError: pass # the notebook shows it
+        notebook = None if problem else nbformat.read(made, as_version=4)
+    if problem := problem or _notebook_problem(notebook):
         raise RuntimeError(f"{shown_path(path)} was not executed: {problem}")
     write_atomic(out, nbformat.writes(_plain(notebook)) + '\n')
     return notebook
