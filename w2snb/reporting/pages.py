@@ -102,7 +102,7 @@ def places(
 # %% ../../nbs/reporting/03_pages.ipynb #cab94b15
 def trace(
     sheets: list, # of `Sheet`
-    numbers: dict, # key -> `lookup.PublishedNumber`, the published numbers of these sheets
+    numbers: dict, # key -> `published.PublishedNumber`, the published numbers of these sheets
 ) -> dict: # anchor -> (title, places, ids or source)
     "All that the cells of some sheets lead to."
     title = lambda p, row: f'{p.experiment}, {row.name}' + f' ({p.altered})' * bool(p.altered)

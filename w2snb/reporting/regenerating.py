@@ -35,7 +35,7 @@ def table_sheets(
     title = TABLES[name].title if name in TABLES else getattr(EXPERIMENTS.get(name), 'about', name) or name
     return make_sheets(name, title, find_parts(name, store, index))
 
-def _published_in(sheets: list) -> dict: # key -> `lookup.PublishedNumber`
+def _published_in(sheets: list) -> dict: # key -> `published.PublishedNumber`
     "The published numbers that stand in some sheets."
     rows = [row for s in sheets for p in s.parts for row in p.rows]
     roles = lambda row: (row.params['method'], 'teacher', 'student alone', 'ceiling')

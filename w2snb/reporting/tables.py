@@ -30,7 +30,7 @@ class Cell(NamedTuple):
     value: float | None = None # fraction, p, or a count
     low: float | None = None # of the 95 % interval
     high: float | None = None
-    keys: tuple = () # of `lookup.Row` and `lookup.PublishedNumber`
+    keys: tuple = () # of `lookup.Row` and `published.PublishedNumber`
 
 def interval_cell(
     interval: Interval | None, # fractions; None: nothing to show
@@ -131,10 +131,6 @@ def _published_cells(
 ) -> dict: # column -> `Cell`
     "Published numbers beside ours, and the differences that may be taken."
     numbers, own = published_for(row.params, role), row.params.get('recipe') or task_name(row.params)
-    def about(t):
-        recipe, epoch = [f'recipe {t.recipe}'] * (t.recipe != own), [f'epoch {t.epoch}'] * (t.epoch != 'last')
-        notes = recipe + [t.mark] * (not t.by_authors) + epoch
-        return f'{t.percent:.2f}' + f" ({', '.join(notes)})" * bool(notes)
     fair = [t for t in numbers if t.by_authors and t.recipe in (own, 'unknown')]
     fair.sort(key=lambda t: t.mark != 'paper')
     def less(cell, epochs):
@@ -143,7 +139,8 @@ def _published_cells(
         interval = Interval(*moved, *moved[:1] * (3 - len(moved)))
         return interval_cell(interval, (*cell.keys, fair[0].key), len(moved), digits)
     value, keys = fair[0].percent / 100 if fair else None, tuple(t.key for t in numbers)
-    return {'published': Cell(', '.join(map(about, numbers)), value, keys=keys) if numbers else Cell(),
+    shown = ', '.join(t.shown(own, epoch=True) for t in numbers)
+    return {'published': Cell(shown, value, keys=keys) if numbers else Cell(),
             'last - published': less(ours['last epoch'], ('last', 'unknown')),
             'best - published': less(ours[BEST], ('best', 'unknown'))}
 
