@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ROLES', 'COLORS', 'set_style', 'records_to_frame', 'run_table', 'verdict', 'opening_code', 'plan_table',
            'advice_table', 'advice_verdict', 'why_no_advice', 'plot_training', 'plot_weights', 'stacked_hits',
-           'stacked_units', 'summarize', 'percent_table', 'markdown_text', 'to_markdown', 'paired_difference',
-           'compare', 'plot_differences', 'plot_label_curve', 'save_figure']
+           'stacked_units', 'role_intervals', 'gain_intervals', 'summarize', 'p_text', 'percent_table', 'markdown_text',
+           'to_markdown', 'paired_test', 'paired_difference', 'compare', 'plot_differences', 'plot_label_curve',
+           'figure_bytes']
 
 # %% ../../nbs/reporting/01_figures.ipynb #3698dbec
 import io, re
@@ -20,12 +21,11 @@ import seaborn as sns
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ..core.files import write_atomic
 from ..core.messages import check_choice, shown_number
 from ..core.random import resolve_device
 from ..data.label_files import is_labels_file
 from ..losses import weight_range
-from .lookup import PRINTED, published_for, setting
+from .lookup import PRINTED, published_for, setting, shown_settings
 from ..results.intervals import Interval, holm, p_value, pgr_interval, two_way
 from ..results.records import Record
 from ..tasks.contract import task_name
@@ -165,9 +165,8 @@ def advice_table(
 ) -> pd.DataFrame: # a row per method, best first: best setting, percent right, gain in points
     "The best trial of every method on labelled validation images."
     def row(r):
-        params = ', '.join(f'{k}={v:g}' for k, v in r['setting'].items())
         gain = r['validation'] - r['teacher']
-        return dict(method=PRINTED.get(r['method'], r['method']), setting=params,
+        return dict(method=PRINTED.get(r['method'], r['method']), setting=shown_settings(r['setting']),
                     validation=f"{100 * r['validation']:.1f}", gain=f'{100 * gain:+.1f}')
     return pd.DataFrame(map(row, advice)).set_index('method')
 
@@ -238,13 +237,13 @@ def plot_weights(
 # %% ../../nbs/reporting/01_figures.ipynb #87719013
 def stacked_hits(
     records: list, # of one experiment and method, one per seed
-) -> dict: # role -> bool [s, n], seeds in order
+) -> dict: # role -> bool [s, n], seeds in order; empty without records
     "Hits of all seeds, ready for the bootstrap."
     records = sorted(records, key=lambda r: r.seed)
     if len({r.seed for r in records}) < len(records):
         raise ValueError("two records of one seed: select one setting per method first")
     # a student alone needs true labels of its own
-    there = [role for role in ROLES if all(role in r.correct for r in records)]
+    there = [role for role in ROLES if records and all(role in r.correct for r in records)]
     return {role: np.stack([r.hits(role) for r in records]) for role in there}
 
 def stacked_units(
@@ -260,18 +259,27 @@ def stacked_units(
     return (found and found[0]) or None
 
 # %% ../../nbs/reporting/01_figures.ipynb #9baa664d
-def _row(records: list) -> dict:
-    "One experiment and method over its seeds: intervals, fractions."
+def role_intervals(
+    records: list, # of one experiment and method, one per seed
+    roles: Iterable = ROLES, # keys of `ROLES`
+) -> dict: # name of a role -> `Interval`; None: no hits
+    "Accuracies over seeds and test images."
     h, units = stacked_hits(records), stacked_units(records)
-    row = {name: two_way(h, lambda a, role=role: a[role], units=units) if role in h else None
-           for role, name in ROLES.items()}
-    row['student - teacher'] = two_way(h, lambda a: a['student'] - a['teacher'], units=units)
-    alone = lambda a: a['student'] - a['student_alone']
-    row['student - student alone'] = two_way(h, alone, units=units) if 'student_alone' in h else None
-    weak_only = all(r.params['supervision'] == 'teacher' for r in records)
-    pgr = lambda: pgr_interval(h['teacher'], h['student'], h['ceiling'], units)
-    return row | dict(PGR=(pgr() or 'no gap') if weak_only else None, n=len(records))
+    return {ROLES[role]: two_way(h, lambda a: a[role], units=units) if role in h else None for role in roles}
 
+def gain_intervals(
+    records: list, # of one experiment and method, one per seed
+) -> dict: # what is compared -> `Interval`, 'no gap', or None where there is nothing
+    "The student against teacher and student alone, and PGR where it sees the teacher's labels only."
+    h, units, gains = stacked_hits(records), stacked_units(records), {}
+    for role in ('teacher', 'student_alone'):
+        there, ahead = {'student', role} <= h.keys(), lambda a: a['student'] - a[role]
+        gains[f'student - {ROLES[role]}'] = two_way(h, ahead, units=units) if there else None
+    weak_only = all(r.params['supervision'] == 'teacher' for r in records)
+    if not weak_only or not {'teacher', 'student', 'ceiling'} <= h.keys(): return gains | dict(PGR=None)
+    return gains | dict(PGR=pgr_interval(h['teacher'], h['student'], h['ceiling'], units) or 'no gap')
+
+# %% ../../nbs/reporting/01_figures.ipynb #373b7460
 def _grouped(records: Iterable[Record], name: Callable) -> dict:
     "Records under their names, in alphabetical order."
     groups = {}
@@ -286,17 +294,24 @@ def summarize(
 ) -> pd.DataFrame: # a row per name; cells are `intervals.Interval`, 'no gap', or None where there is nothing
     "Intervals over seeds and test images, one row per name, in alphabetical order."
     groups = _grouped(records, name)
-    return pd.DataFrame([_row(rows) for rows in groups.values()], index=pd.Index(groups, name=title))
+    rows = [role_intervals(rs) | gain_intervals(rs) | dict(n=len(rs)) for rs in groups.values()]
+    return pd.DataFrame(rows, index=pd.Index(groups, name=title))
 
 # %% ../../nbs/reporting/01_figures.ipynb #2b39daf5
+def p_text(
+    p: float, # 0..1
+) -> str:
+    "A p-value as tables show it."
+    return '< .001' if p < .001 else f'{p:.3f}'
+
 def percent_table(
-    summary: pd.DataFrame, # of `summarize`
+    summary: pd.DataFrame, # of `summarize` or `compare`
     digits: int = 1, # after the point
 ) -> pd.DataFrame: # strings
     "A summary as shown: percent with 95 % intervals, '-' where there is nothing."
     def shown(v):
         if isinstance(v, Interval): return v.percent(digits)
-        if isinstance(v, float): return '< .001' if v < .001 else f'{v:.3f}'  # a p-value
+        if isinstance(v, float): return p_text(v)
         return '-' if v is None else str(v)
     return summary.map(shown)
 
@@ -316,18 +331,23 @@ def to_markdown(
     return '\n'.join('| ' + ' | '.join(map(markdown_text, r)) + ' |' for r in rows)
 
 # %% ../../nbs/reporting/01_figures.ipynb #b3b4eca7
-def _paired_hits(a: list, b: list) -> dict:
-    "Hits of the students of both, seeds in order."
+def paired_test(
+    a: list, # records of one method, one per seed
+    b: list, # records of another, under the same seeds
+) -> tuple[Interval, float]: # paired difference with its two-way interval, two-sided p
+    "Accuracy of the students of `a` minus those of `b`."
     if sorted(r.seed for r in a) != sorted(r.seed for r in b):
         raise ValueError("paired records need the same seeds")
-    return dict(a=stacked_hits(a)['student'], b=stacked_hits(b)['student'])
+    hits, units = {k: stacked_hits(r)['student'] for k, r in dict(a=a, b=b).items()}, stacked_units(a + b)
+    ahead = lambda x: x['a'] - x['b']
+    return two_way(hits, ahead, units=units), p_value(hits, ahead, units=units)
 
 def paired_difference(
     a: list, # records of one method, one per seed
     b: list, # records of another, under the same seeds
 ) -> Interval:
-    "Accuracy of the students of `a` minus those of `b`, with the two-way interval of the paired difference."
-    return two_way(_paired_hits(a, b), lambda x: x['a'] - x['b'], units=stacked_units(a + b))
+    "The difference of `paired_test` alone."
+    return paired_test(a, b)[0]
 
 # %% ../../nbs/reporting/01_figures.ipynb #7db0aa1c
 def compare(
@@ -339,12 +359,10 @@ def compare(
     "Every row against the baseline, paired on seeds and test images."
     groups = _grouped(records, name)
     reference, column = groups.pop(check_choice(baseline, groups, 'baseline')), f'student - {baseline}'
-    ahead = lambda x: x['a'] - x['b']
-    p = {k: p_value(_paired_hits(rows, reference), ahead, units=stacked_units(rows + reference))
-         for k, rows in groups.items()}
-    adjusted = holm(p)
-    lines = [{column: paired_difference(rows, reference), 'p': p[k], 'p (Holm)': adjusted[k], 'n': len(rows)}
-             for k, rows in groups.items()]
+    tests = {k: paired_test(rows, reference) for k, rows in groups.items()}
+    adjusted = holm({k: p for k, (_, p) in tests.items()})
+    lines = [{column: ahead, 'p': p, 'p (Holm)': adjusted[k], 'n': len(groups[k])}
+             for k, (ahead, p) in tests.items()]
     return pd.DataFrame(lines, index=pd.Index(groups, name=title))
 
 # %% ../../nbs/reporting/01_figures.ipynb #1bf1206e
@@ -375,13 +393,14 @@ def plot_label_curve(
     "Accuracy of the four networks against the number of true labels, with 95 % intervals."
     ax, records = ax or plt.gca(), list(records)
     golds = sorted({r.params['gold'] for r in records})
-    rows = [_row([r for r in records if r.params['gold'] == g]) for g in golds]
+    of = [[r for r in records if r.params['gold'] == g] for g in golds]
+    rows = [role_intervals(rs) for rs in of]
     for role, name in ROLES.items():
         value, low, high = 100 * np.array([row[name] for row in rows]).T
         ax.plot(golds, value, 'o-', ms=4, color=COLORS[role], label=name)
         ax.fill_between(golds, low, high, color=COLORS[role], alpha=.2, lw=0)
     method, dataset = PRINTED.get(records[0].method, records[0].method), records[0].params['dataset']
-    counts = ' to '.join(map(str, dict.fromkeys(f([row['n'] for row in rows]) for f in (min, max))))
+    counts = ' to '.join(map(str, dict.fromkeys(f(map(len, of)) for f in (min, max))))
     title = f"{dataset}, {method}: means and 95 % intervals, n = {counts} seeds"
     ax.set(xscale='log', xticks=golds, xticklabels=golds, title=title,
            xlabel='true labels the teacher was fitted on', ylabel='test accuracy (%)')
@@ -390,12 +409,12 @@ def plot_label_curve(
     return ax
 
 # %% ../../nbs/reporting/01_figures.ipynb #363ad57d
-def save_figure(
-    ax, # matplotlib axes
-    path, # an .svg file, replaced
-) -> Path:
-    "Write the axes' figure; the same figure gives the same bytes."
-    buffer = io.BytesIO()
-    ax.figure.savefig(buffer, format='svg', bbox_inches='tight', metadata=dict(Date=None))
+def figure_bytes(
+    ax, # matplotlib axes; their figure is closed
+) -> tuple[bytes, bytes]: # SVG, PNG
+    "A figure as it is written to files: nothing in it changes from one day to the next."
+    svg, png = io.BytesIO(), io.BytesIO()
+    ax.figure.savefig(svg, format='svg', bbox_inches='tight', metadata=dict(Date=None))
+    ax.figure.savefig(png, format='png', bbox_inches='tight', dpi=150, metadata=dict(Software=None))
     plt.close(ax.figure)
-    return write_atomic(path, buffer.getvalue())
+    return svg.getvalue(), png.getvalue()
