@@ -6,7 +6,7 @@
 __all__ = ['READING', 'table_sheets', 'write_table', 'run_notebook', 'all_sheets', 'report', 'main']
 
 # %% ../../nbs/reporting/04_regenerating.ipynb #a93e27f9
-import argparse, html, sys, tempfile
+import argparse, sys, tempfile
 from pathlib import Path
 
 from ..core.additions import use_additions
@@ -17,8 +17,8 @@ from ..experiments.registry import EXPERIMENTS
 from ..experiments.tables import TABLES
 from .figures import figure_bytes, markdown_text, set_style
 from .lookup import find_parts, published_for
-from .pages import (anchor, notebook_html, picture, sheet_html, slug, to_html, trace,
-    trace_html, whole_page)
+from .pages import (TEMPLATES, anchor, notebook_html, picture, render, sheet_html, slug,
+    to_html, trace, trace_html)
 from .tables import Sheet, make_sheets, sheet_csv, sheet_figure, sheet_latex, sheet_markdown
 from ..results.index import store_index
 from ..results.records import Store
@@ -145,19 +145,6 @@ another recipe. Where it is unknown whether a number is of the last or of the be
 given. The published number counts as exact. A dash stands for what is missing.
 '''
 
-# %% ../../nbs/reporting/04_regenerating.ipynb #29341f4d
-def _chapter(name: str, sheets: list, figures: dict) -> str:
-    "A table with its figures, as HTML."
-    title, parts = TABLES[name].title if name in TABLES else name, []
-    for s in sheets:
-        parts.append(f'<h3>{html.escape(s.heading)}</h3>\n' + sheet_html(s))
-        if s.name in figures: parts.append(f'<p>{picture(figures[s.name][0], "svg+xml", s.title)}</p>\n')
-    return f'<h2 id="{slug(name)}">{title}</h2>\n' + ''.join(parts)
-
-def _contents(chapters: dict) -> str: # anchor -> title
-    items = '\n'.join(f'<li><a href="#{k}">{t}</a></li>' for k, t in chapters.items())
-    return f'<nav><ul>\n{items}\n</ul></nav>\n'
-
 # %% ../../nbs/reporting/04_regenerating.ipynb #e5c3adf0
 def _sheets_or_message(name: str, store: Store | None, index) -> list: # of `Sheet`
     "A table, or none and a message with the reason."
@@ -181,24 +168,51 @@ def all_sheets(
     something = lambda s: (s.texts.drop(columns='n') != '-').any(axis=None)
     return {n: sheets if any(map(something, sheets)) else [] for n, sheets in made.items()}
 
+# %% ../../nbs/reporting/04_regenerating.ipynb #9ea388e6
+TEMPLATES['report'] = '''{% extends 'page' %}
+{% block body %}
+<h1>Weak-to-strong generalization in vision: results</h1>
+{% if empty %}
+<p>No run is there yet, or none that could stand in one table, of: {{ empty | join(', ') }}.</p>
+{% endif %}
+<nav><ul>
+<li><a href="#how-to-read-it">How to read it</a></li>
+{% for name, title, _ in chapters + notebooks %}
+<li><a href="#{{ name }}">{{ title }}</a></li>
+{% endfor %}
+<li><a href="#records">Where the numbers come from</a></li>
+</ul></nav>
+<h2 id="how-to-read-it">How to read it</h2>
+{{ reading -}}
+{% for name, title, sheets in chapters %}
+<h2 id="{{ name }}">{{ title }}</h2>
+{% for heading, table, figure in sheets %}
+<h3>{{ heading }}</h3>
+{{ table -}}
+{% if figure %}<p>{{ figure }}</p>
+{% endif %}
+{% endfor %}
+{% endfor %}
+{% for name, _, chapter in notebooks %}
+<div id="{{ name }}">{{ chapter }}</div>
+{% endfor %}
+<h2 id="records">Where the numbers come from</h2>
+{{ records }}
+{%- endblock %}
+'''
+
 # %% ../../nbs/reporting/04_regenerating.ipynb #f74d541f
-def _page(chapters: dict, notebooks: dict, shown: dict, empty: list) -> str:
-    "All of it as one page; `notebooks`: name -> executed notebook, `shown`: table -> its sheets."
+def _page(shown: dict, figures: dict, notebooks: dict, empty: list) -> str:
+    "One page; `shown`: table -> sheets, `figures`: table -> sheet -> files, `notebooks`: name -> executed."
     sheets = [s for ss in shown.values() for s in ss]
+    drawn = lambda n, s: picture(figures[n][s.name][0], 'svg+xml', s.title) if s.name in figures[n] else ''
+    chapters = [(slug(n), TABLES[n].title if n in TABLES else n,
+                 [(s.heading, sheet_html(s), drawn(n, s)) for s in ss]) for n, ss in shown.items()]
     text = lambda nb: next(c.source for c in nb.cells if c.cell_type == 'markdown')
     first = lambda nb: text(nb).split('\n')[0].lstrip('# ')
-    contents = {'how-to-read-it': 'How to read it'}
-    contents |= {slug(n): TABLES[n].title if n in TABLES else n for n in chapters}
-    contents |= {f'notebook-{n}': first(nb) for n, nb in notebooks.items()}
-    contents |= {'records': 'Where the numbers come from'}
-    missing = ("<p>No run is there yet, or none that could stand in one table, of: "
-               f"{', '.join(empty)}.</p>\n") * bool(empty)
-    body = ['<h1>Weak-to-strong generalization in vision: results</h1>\n', missing, _contents(contents),
-            '<h2 id="how-to-read-it">How to read it</h2>\n', to_html(READING), *chapters.values()]
-    body += [f'<div id="notebook-{n}">{notebook_html(nb, n)}</div>\n' for n, nb in notebooks.items()]
-    body += ['<h2 id="records">Where the numbers come from</h2>\n',
-             trace_html(sheets, trace(sheets, _published_in(sheets)))]
-    return whole_page('w2snb: results', ''.join(body))
+    executed = [(f'notebook-{n}', first(nb), notebook_html(nb, n)) for n, nb in notebooks.items()]
+    return render('report', title='w2snb: results', empty=empty, reading=to_html(READING), chapters=chapters,
+                  notebooks=executed, records=trace_html(sheets, trace(sheets, _published_in(sheets))))
 
 # %% ../../nbs/reporting/04_regenerating.ipynb #279ed9c6
 def _run_all(source: Path, out: Path, timeout: float) -> dict: # name -> executed notebook
@@ -220,10 +234,10 @@ def report(
     empty = [n for n in made if n not in shown]
     for n in empty:  # files of an earlier report
         for old in [*(out/'tables').glob(f'{n}.*'), *(out/'figures').glob(f'{n}-students.*')]: old.unlink()
-    chapters = {n: _chapter(n, s, write_table(n, s, out)) for n, s in shown.items()}
+    figures = {n: write_table(n, s, out) for n, s in shown.items()}
     if notebooks is None: notebooks = names is None
     executed = _run_all(shipped('nbs/findings'), out/'notebooks', timeout) if notebooks else {}
-    return write_atomic(out/'report.html', _page(chapters, executed, shown, empty))
+    return write_atomic(out/'report.html', _page(shown, figures, executed, empty))
 
 # %% ../../nbs/reporting/04_regenerating.ipynb #35ca6303
 def _arguments() -> argparse.Namespace:
