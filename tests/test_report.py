@@ -120,6 +120,13 @@ def test_names_are_escaped(tmp_path):
     assert "<script>" not in sheet_html(sheet) and "<img" not in sheet_html(sheet)
 
 
+def test_titles_are_escaped_on_the_page(tmp_path, monkeypatch):
+    """In the list of chapters, in headings and in the texts of pictures."""
+    monkeypatch.setitem(TABLES, "digits_labels", replace(TABLES["digits_labels"], title=HOSTILE))
+    page = report(["digits_labels"], tmp_path).read_text()
+    assert "<img src=x" not in page and page.count("&lt;img src=x onerror=alert(1)&gt;") == 3
+
+
 HOSTILE = "<img src=x onerror=alert(1)>|.csv"
 
 
@@ -168,7 +175,7 @@ def test_a_notebook_that_hangs_is_stopped(tmp_path):
     path, pid, v4 = tmp_path / "hangs.ipynb", tmp_path / "pid", nbformat.v4
     code = f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(1000)"
     nbformat.write(v4.new_notebook(cells=[v4.new_code_cell(code)]), path)
-    with pytest.raises(RuntimeError, match="was not executed"):
+    with pytest.raises(RuntimeError, match="was not executed: stopped after 8 s"):
         run_notebook(path, tmp_path / "out.ipynb", timeout=8)
     assert not (tmp_path / "out.ipynb").exists()
     for _ in range(300):  # the kernel looks after its parent once a second

@@ -211,7 +211,7 @@ def test_rules_in_tables_and_sweeps(one):
     rules = ("as_is", "hard", "uniform(.4)")
     records = [one(PROBE, seed=s, weak_labels=w) for w in rules for s in (0, 1)]
     table = summarize(records, name=row_name)
-    assert list(table.index) == ["soft_ce", "soft_ce, weak_labels=hard", "soft_ce, weak_labels=uniform(0.4)"]
+    assert list(table.index) == ["soft_ce", "soft_ce, weak_labels=hard", "soft_ce, weak_labels=uniform(0.4)"] == list(summarize(records).index)
     assert len({str(i) for i in table["teacher"]}) == len({str(i) for i in table["ceiling"]}) == 1
     asked = Table("rules", "Rules", (PROBE,), tuple(dict(method="soft_ce", weak_labels=w) for w in (*rules, "uniform(0.40)")), (0, 1), None)
     planned = [run.given["weak_labels"] for job in plan_jobs(table_requests(asked)) for run in job.runs]

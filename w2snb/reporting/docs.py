@@ -6,9 +6,10 @@
 __all__ = ['to_readme', 'execute', 'documented', 'last_unit', 'output_differences', 'write_readme', 'refresh', 'main']
 
 # %% ../../nbs/reporting/05_docs.ipynb #91ec6771
-import argparse, math, os, re, tempfile
+import argparse, math, re, tempfile
 from pathlib import Path
 
+from ..core import notebooks
 from ..core.files import project_root, shown_path, write_atomic
 
 # %% ../../nbs/reporting/05_docs.ipynb #a4fb9dfc
@@ -37,19 +38,19 @@ def to_readme(
     return re.sub(r'\]\(([\w/]+\.ipynb)\)', r'](nbs/\1)', text)
 
 # %% ../../nbs/reporting/05_docs.ipynb #516f02f8
+_LIMIT = 1800. # seconds for one notebook
+
 def execute(
     path, # a notebook
     **environment: str, # variables for its kernel
 ):
     "The notebook executed in a fresh kernel and an empty store; `CellExecutionError` where a cell fails."
     import nbformat
-    from nbclient import NotebookClient
     notebook = nbformat.read(path, as_version=4)
-    where = dict(metadata=dict(path=str(Path(path).parent)))
     with tempfile.TemporaryDirectory() as store:
         # nbdev_export does nothing under IN_TEST
-        env = os.environ | dict(IN_TEST='1', W2SNB_STORE=store) | environment
-        NotebookClient(notebook, timeout=600, kernel_name='python3', resources=where).execute(env=env)
+        given = dict(IN_TEST='1', W2SNB_STORE=store) | environment
+        with notebooks.Kernel(given, Path(path).parent) as kernel: notebooks.execute(kernel, notebook, _LIMIT)
     for cell in notebook.cells:
         if cell.cell_type == 'code': cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
     return notebook

@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 
 from ..core.files import shipped
-from w2snb.reporting.figures import (COLORS, ROLES, markdown_text, plot_label_curve, stacked_hits,
-    stacked_units)
+from .figures import (COLORS, ROLES, gain_intervals, p_text, paired_test, plot_label_curve,
+    role_intervals, stacked_hits, stacked_units, to_markdown)
 from .lookup import Part, Row, published_for
-from ..results.intervals import Interval, holm, p_value, pgr_interval, seeds_interval, two_way
+from ..results.intervals import Interval, holm, seeds_interval, two_way
 from ..tasks.contract import task_name
 
 # %% ../../nbs/reporting/02_tables.ipynb #ac655710
@@ -30,20 +30,19 @@ class Cell(NamedTuple):
     value: float | None = None # fraction, p, or a count
     low: float | None = None # of the 95 % interval
     high: float | None = None
-    keys: tuple = () # of `lookup.Row` and `lookup.PublishedNumber`
+    keys: tuple = () # of `lookup.Row` and `published.PublishedNumber`
 
 def interval_cell(
-    interval: Interval | None, # fractions; None: nothing to show
+    interval: Interval | str | None, # fractions, or 'no gap'; None: nothing to show
     keys: tuple = (), # of what it was computed from
     runs: int = 2, # how many it rests on; one run has no interval
     digits: int = 1, # after the point
 ) -> Cell:
     "An interval in percent or points; one run shows its value alone."
+    if isinstance(interval, str): return Cell(interval, keys=keys)
     if interval is None or not np.isfinite(interval.value): return Cell()
     if runs < 2: return Cell(f'{100 * interval.value:.{digits}f}', interval.value, keys=keys)
     return Cell(interval.percent(digits), *interval, keys)
-
-def _p_cell(p: float, keys: tuple) -> Cell: return Cell('< .001' if p < .001 else f'{p:.3f}', p, keys=keys)
 
 # %% ../../nbs/reporting/02_tables.ipynb #7bf7b510
 @functools.cache
@@ -74,10 +73,10 @@ def accuracy_cells(
 ) -> dict: # column -> `Cell`
     "Last and best epoch of one network of a row."
     records, n, keys = row.records, len(row.runs), (row.key,)
-    hits, units = (stacked_hits(records), stacked_units(records)) if records else ({}, None)
-    last = two_way(hits, lambda a: a[role], units=units) if role in hits else None
+    last = role_intervals(records, [role])[ROLES[role]]
     cells = {'last epoch': interval_cell(last, keys, n, digits)}
-    if role in hits and not units: cells |= _without_twins(hits[role], row.params['dataset'], keys, digits)
+    if last and not stacked_units(records):
+        cells |= _without_twins(stacked_hits(records)[role], row.params['dataset'], keys, digits)
     pairs = [(r.metrics.get(f'{role}_best'), r.metrics.get(role)) for r in records]
     if not pairs or None in sum(pairs, ()): return cells | {BEST: Cell(), 'best - last': Cell()}
     spread = lambda v: seeds_interval(v) if n > 1 else Interval(v[0], v[0], v[0])
@@ -87,16 +86,8 @@ def accuracy_cells(
 # %% ../../nbs/reporting/02_tables.ipynb #66806478
 def _gain_cells(row: Row, digits: int = 1) -> dict: # column -> `Cell`
     "The student against teacher and student alone, and PGR where it sees the teacher's labels only."
-    h, n, keys = stacked_hits(row.records) if row.runs else {}, len(row.runs), (row.key,)
-    units, cells = stacked_units(row.records), {}
-    for role in ('teacher', 'student_alone'):
-        gain = lambda a: a['student'] - a[role]
-        less = two_way(h, gain, units=units) if {'student', role} <= h.keys() else None
-        cells[f'student - {ROLES[role]}'] = interval_cell(less, keys, n, digits)
-    weak_only = row.params['supervision'] == 'teacher' and {'teacher', 'student', 'ceiling'} <= h.keys()
-    gap = pgr_interval(h['teacher'], h['student'], h['ceiling'], units) if weak_only else None
-    no_gap = weak_only and gap is None
-    return cells | dict(PGR=Cell('no gap', keys=keys) if no_gap else interval_cell(gap, keys, n, digits))
+    gains = gain_intervals(row.records)
+    return {k: interval_cell(v, (row.key,), len(row.runs), digits) for k, v in gains.items()}
 
 # %% ../../nbs/reporting/02_tables.ipynb #a63e03b9
 def _baseline_row(part: Part) -> Row | None:
@@ -106,20 +97,18 @@ def _baseline_row(part: Part) -> Row | None:
 def _baseline_cells(part: Part, digits: int = 1) -> dict: # name of a row -> column -> `Cell`
     "Every row against the baseline, on the seeds that both have; p corrected for the number of rows (Holm)."
     if (base := _baseline_row(part)) is None: return {}
-    cells, p, ahead = {}, {}, lambda x: x['a'] - x['b']
+    cells, p = {}, {}
     for row in part.rows:
         seeds = sorted(row.runs.keys() & base.runs.keys())
-        if row is base or not seeds: continue
-        of = lambda r: [r.runs[s].record for s in seeds]
-        hits = {k: stacked_hits(of(r)).get('student') for k, r in dict(a=row, b=base).items()}
-        if hits['a'] is None or hits['b'] is None: continue
-        units, keys = stacked_units(of(row) + of(base)), (row.key, base.key)
-        difference = interval_cell(two_way(hits, ahead, units=units), keys, len(seeds), digits)
+        ours, theirs = ([r.runs[s].record for s in seeds] for r in (row, base))
+        if row is base or not seeds or not all('student' in r.correct for r in ours + theirs): continue
+        ahead, chance = paired_test(ours, theirs)
+        difference = interval_cell(ahead, (row.key, base.key), len(seeds), digits)
         cells[row.name] = {f'student - {base.name}': difference}
-        if len(seeds) > 1: p[row.name] = p_value(hits, ahead, units=units)
-    for name, adjusted in holm(p).items() if p else ():
+        if len(seeds) > 1: p[row.name] = chance
+    for name, adjusted in holm(p).items():
         keys = next(iter(cells[name].values())).keys
-        cells[name] |= {'p': _p_cell(p[name], keys), 'p (Holm)': _p_cell(adjusted, keys)}
+        cells[name] |= {k: Cell(p_text(v), v, keys=keys) for k, v in (('p', p[name]), ('p (Holm)', adjusted))}
     return cells
 
 # %% ../../nbs/reporting/02_tables.ipynb #082a8961
@@ -131,10 +120,6 @@ def _published_cells(
 ) -> dict: # column -> `Cell`
     "Published numbers beside ours, and the differences that may be taken."
     numbers, own = published_for(row.params, role), row.params.get('recipe') or task_name(row.params)
-    def about(t):
-        recipe, epoch = [f'recipe {t.recipe}'] * (t.recipe != own), [f'epoch {t.epoch}'] * (t.epoch != 'last')
-        notes = recipe + [t.mark] * (not t.by_authors) + epoch
-        return f'{t.percent:.2f}' + f" ({', '.join(notes)})" * bool(notes)
     fair = [t for t in numbers if t.by_authors and t.recipe in (own, 'unknown')]
     fair.sort(key=lambda t: t.mark != 'paper')
     def less(cell, epochs):
@@ -143,7 +128,8 @@ def _published_cells(
         interval = Interval(*moved, *moved[:1] * (3 - len(moved)))
         return interval_cell(interval, (*cell.keys, fair[0].key), len(moved), digits)
     value, keys = fair[0].percent / 100 if fair else None, tuple(t.key for t in numbers)
-    return {'published': Cell(', '.join(map(about, numbers)), value, keys=keys) if numbers else Cell(),
+    shown = ', '.join(t.shown(own, epoch=True) for t in numbers)
+    return {'published': Cell(shown, value, keys=keys) if numbers else Cell(),
             'last - published': less(ours['last epoch'], ('last', 'unknown')),
             'best - published': less(ours[BEST], ('best', 'unknown'))}
 
@@ -325,9 +311,7 @@ def sheet_markdown(
 ) -> str:
     "A sheet for a page of Markdown."
     linked = lambda c: f'[{c.text}]({link(c)})' if link and c.keys and c.text != '-' else c.text
-    flat = sheet.lines.map(linked).reset_index()
-    rows = [flat.columns, ['---'] * flat.shape[1], *flat.itertuples(index=False)]
-    return '\n'.join('| ' + ' | '.join(markdown_text(v) for v in r) + ' |' for r in rows)
+    return to_markdown(sheet.lines.map(linked))
 
 # %% ../../nbs/reporting/02_tables.ipynb #83003044
 def sheet_csv(
