@@ -114,6 +114,13 @@ for scaling in ('raw', 'l2'):
 
 register_experiment(replace(PROBES[0], name='cifar100-mobilenetv2_100_from_many', about='the same for any teacher given by name'))
 
+for e in [e for e in EXPERIMENTS.values() if isinstance(e, ProbeExperiment)]:  # so far all on CIFAR-100, in bf16
+    register_experiment(replace(e, name=f'{e.name}-fp32', precision='fp32', about=f'{e.about}, exact features'))
+for e in PROBES:
+    name = e.name.replace('mobilenetv2_100_from', 'mobilenet_edgetpu_100_from') + '-fp32'
+    about = f'{e.about}, exact features of a better student'
+    register_experiment(replace(e, name=name, student='mobilenet_edgetpu_100@128', precision='fp32', about=about))
+
 NO_IMAGENET = register_experiment(ProbeExperiment(
     'cifar100-random_filters_from_pixels', 'cifar100', 'cifar_pixels', 'random_filters',
     about='CIFAR-100, a linear head on convolutions nobody trained, taught by a linear model of the pixels'))
