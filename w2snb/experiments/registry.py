@@ -117,6 +117,17 @@ for scaling in ('raw', 'l2'):
 about = 'the same for any teacher given by name'
 register_experiment(replace(PROBES[0], name='cifar100-mobilenetv2_100_from_many', about=about))
 
+# %% ../../nbs/experiments/01_registry.ipynb #6ecc6534
+# so far all are on CIFAR-100, in bf16
+for e in [e for e in EXPERIMENTS.values() if isinstance(e, ProbeExperiment)]:
+    about = f'{e.about}, exact features'
+    register_experiment(replace(e, name=f'{e.name}-fp32', precision='fp32', about=about))
+for e in PROBES:
+    name = e.name.replace('mobilenetv2_100_from', 'mobilenet_edgetpu_100_from') + '-fp32'
+    about = f'{e.about}, exact features of a better student'
+    register_experiment(replace(e, name=name, student='mobilenet_edgetpu_100@128', precision='fp32', about=about))
+
+# %% ../../nbs/experiments/01_registry.ipynb #f7d20b0e
 register_experiment(ProbeExperiment(
     'cifar100-random_filters_from_pixels', 'cifar100', 'cifar_pixels', 'random_filters',
     about='CIFAR-100, a linear head on untrained convolutions, taught by a linear model of the pixels'))

@@ -36,15 +36,25 @@ def stretch(
     return float(stdtrit(s - 1, level / 2) / ndtri(level / 2)) if s > 1 else 1.
 
 # %% ../../nbs/results/02_intervals.ipynb #ee067718
-@functools.lru_cache(maxsize=2)  # one table needs the same draws many times
+@functools.lru_cache(maxsize=2)  # nearly all the time of a table; the same for any number of seeds
+def _counts(n: int, draws: int, seed: int) -> tuple[np.ndarray, dict]:
+    "How often each image is drawn [draws, n], and the state of the generator afterwards."
+    rng = np.random.default_rng(seed)
+    images = np.empty((draws, n), np.float32 if n < 2**24 else float)
+    for part in np.array_split(np.arange(draws), -(-draws // 100)):  # the draws are whole numbers of 8 bytes
+        images[part] = rng.multinomial(n, np.full(n, 1 / n), len(part))
+    return images, rng.bit_generator.state
+
+@functools.lru_cache(maxsize=8)
 def _weights(s: int, n: int, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     "Normal weights of the seeds [draws, s], and how often each image is drawn [draws, n]."
+    images, state = _counts(n, draws, seed)
     rng = np.random.default_rng(seed)
-    images = rng.multinomial(n, np.full(n, 1 / n), draws)
+    rng.bit_generator.state = state
     seeds = rng.standard_normal((draws, s))
     # deviations get the variance V_seeds
     seeds = (seeds - seeds.mean(1, keepdims=True)) / np.sqrt(s * max(s - 1, 1))
-    return seeds, images.astype(np.float32 if s * n < 2**24 else float)  # exact: no sum is above s * n
+    return seeds, images if s * n < 2**24 else images.astype(float)  # exact: no sum is above s * n
 
 # %% ../../nbs/results/02_intervals.ipynb #7c1f60aa
 @functools.lru_cache(maxsize=1024)  # a table needs the same teacher in every row
