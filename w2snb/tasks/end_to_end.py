@@ -414,9 +414,6 @@ def _student_fit(run: Run, fits: dict) -> tuple[Fit, dict]:
 def _chunks(options, recipe) -> dict:
     "How a batch is cut: several processes normalise by themselves, and that is part of the result."
     n, chunk = options.num_processes or 1, options.bn_chunk or recipe.bn_chunk
-    if options.compile and (chunk or n > 1):
-        raise ValueError("compile=True with bn_chunk or num_processes: "
-                         "torch would compile once for each chunk of a batch; give one of them")
     if n > 1 and not chunk:
         chunk, rest = divmod(recipe.batch, n)
         if rest: raise ValueError(f"num_processes={n} does not divide the batch of {recipe.batch}")

@@ -90,11 +90,11 @@ def compiled(
     "The network compiled, on a GPU with recorded launches; raises `ValueError` without a compiler."
     if device.type == 'cpu' and not (os.environ.get('CXX') or shutil.which('g++')):
         raise ValueError("compile=True needs g++ to compile for the CPU, and there is none")
-    return torch.compile(model, mode='reduce-overhead' if device.type == 'cuda' else 'default')
+    return torch.compile(model, mode='reduce-overhead' if device.type == 'cuda' else 'default', dynamic=False)
 
 # %% ../../nbs/training/02_loop.ipynb #2b8504ab
 def _running_share(momentum: float, k: int, chunks: int, last: bool) -> float:
-    "Momentum in chunk k = 0, 1, ...: all on the first, in an epoch's last step equal parts."
+    "Share of chunk k = 0, 1, ...: all on the first, in an epoch's last step equal parts."
     if last: return momentum / (chunks - momentum * (chunks - 1 - k))
     return momentum if k == 0 else 0.
 
@@ -106,14 +106,17 @@ def _norms(model: nn.Module) -> list:
 
 @contextmanager
 def _chunk(norms: list, k: int, chunks: int, last: bool, counts: bool = True):
-    "Normalisation layers with the momentum of one chunk; `counts`: some of its statistics may stay."
-    if chunks == 1 and counts: yield; return
-    kept = [m.momentum for m in norms]
-    for m, momentum in zip(norms, kept):
-        m.momentum = _running_share(momentum, k, chunks, last) if counts else 0.
+    "Let a chunk pass and mix its statistics in; `counts`: some of them may stay."
+    if not norms: yield; return
+    momenta = [m.momentum for m in norms]
+    running = [b for m in norms for b in (m.running_mean, m.running_var)]
+    before = [b.clone() for b in running]
+    stay = [1 - _running_share(m, k, chunks, last) * counts for m in momenta for _ in range(2)]
+    for m in norms: m.momentum = 1.  # the statistics of the chunk alone
     try: yield
     finally:
-        for m, momentum in zip(norms, kept): m.momentum = momentum
+        for m, momentum in zip(norms, momenta): m.momentum = momentum
+    torch._foreach_lerp_(running, before, stay)
 
 # %% ../../nbs/training/02_loop.ipynb #7954d0ba
 @dataclass
@@ -157,10 +160,12 @@ def _step(t: _Trainer, index: Tensor, lr: float, progress: float, last: bool) ->
     for k, (part, some) in enumerate(zip(parts, images)):
         views, share = t.views(some)  # drawn in every process
         if k not in mine: continue
-        with autocast(t.device, t.precision), _chunk(t.norms, k // size, len(mine), last, last or rank == 0):
-            loss = t.objective(t.forward(views), part, views, progress, *share)
-            loss = loss * (len(part) / len(index))
-        loss.backward()
+        norms = t.norms if t.recipe.bn_chunk else []  # whole batches: torch keeps the statistics
+        with _chunk(norms, k // size, len(mine), last, last or rank == 0):
+            with autocast(t.device, t.precision):
+                loss = t.objective(t.forward(views), part, views, progress, *share)
+                loss = loss * (len(part) / len(index))
+            loss.backward()  # autograd allows no change of the statistics before
         total = total + loss.detach()
     t.team.sum_gradients(t.everything.parameters())
     if last: t.team.share_running(t.norms, len(mine) / len(parts))
