@@ -125,7 +125,8 @@ for e in [e for e in EXPERIMENTS.values() if isinstance(e, ProbeExperiment)]:
 for e in PROBES:
     name = e.name.replace('mobilenetv2_100_from', 'mobilenet_edgetpu_100_from') + '-fp32'
     about = f'{e.about}, exact features of a better student'
-    register_experiment(replace(e, name=name, student='mobilenet_edgetpu_100@128', precision='fp32', about=about))
+    twin = replace(e, name=name, student='mobilenet_edgetpu_100@128', precision='fp32', about=about)
+    register_experiment(twin)
 
 # %% ../../nbs/experiments/01_registry.ipynb #f7d20b0e
 register_experiment(ProbeExperiment(

@@ -219,11 +219,13 @@ def _norms_after_convolutions(embedder: Embedder, x: Tensor) -> tuple[list, Tens
     hooked = [m for m in embedder.network.modules() if m._forward_hooks]  # a layer that is read stays
     convs = [m for m in embedder.network.modules() if isinstance(m, nn.Conv2d)]
     norms = {m: n for n, m in embedder.network.named_modules() if isinstance(m, _BatchNorm)}
-    hooks = [m.register_forward_hook(given) for m in convs] + [m.register_forward_pre_hook(taken) for m in norms]
+    hooks = [m.register_forward_hook(given) for m in convs]
+    hooks += [m.register_forward_pre_hook(taken) for m in norms]
     features = embedder(x)
     for h in hooks: h.remove()
     fits = lambda m: calls.count(m) == 1 and m not in hooked
-    return [(c, b, norms[b]) for c, b in pairs if fits(c) and fits(b) and b.running_mean is not None], features
+    kept = [(c, b, norms[b]) for c, b in pairs if fits(c) and fits(b) and b.running_mean is not None]
+    return kept, features
 
 @torch.inference_mode()
 def folded(
@@ -295,7 +297,8 @@ def _open_features(folder: Path) -> np.ndarray | None:
         shape = json.loads((folder/'meta.json').read_text())['shape']
         x = np.load(folder/'x.npy', mmap_mode='r')
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, EOFError, TypeError): return None
-    except OSError as e: raise OSError(f"features in {shown_path(folder/'x.npy')} cannot be read: {e.strerror}") from None
+    except OSError as e:
+        raise OSError(f"features in {shown_path(folder/'x.npy')} cannot be read: {e.strerror}") from None
     return x if list(x.shape) == shape else None
 
 def _done(file: Path, n: int) -> int:
