@@ -41,7 +41,7 @@ def plan(
     seeds=None, # instead of the table's
     *,
     shard: str | None = None, # 'i/n': the i-th of n parts, from 1
-    store=None, # folder of records; None: `core.default_store`
+    store=None, # folder of records; None: `core.files.default_store`
     together: int | None = None, # seeds in a job of probes; None: 10 on a GPU if there are no shards, else 1
     known=None, # folder of committed records that count as done
     notebooks: bool = True, # whether one is executed for each run

@@ -279,7 +279,7 @@ def check_backbones(
 def features_id(
     images: ImageSet, # by their content
     embedder: Embedder, # by its weights and backbone
-    precision: str = 'fp32', # one of core.PRECISIONS
+    precision: str = 'fp32', # one of core.random.PRECISIONS
 ) -> str: # 16 hexadecimal digits
     "A name for features: features with equal names are equal up to rounding."
     state = embedder.network.state_dict()
@@ -371,7 +371,7 @@ def frozen_features(
     backbone: str | Backbone, # a name for `get_backbone`, or a backbone
     *,
     weights=None, # folder with checkpoints; None: `W2SNB_WEIGHTS`
-    precision: str = 'fp32', # one of core.PRECISIONS; bf16 is faster on processors that have it
+    precision: str = 'fp32', # one of core.random.PRECISIONS; bf16 is faster on processors that have it
     device: str | None = None, # None: a GPU if there is one
     batch: int | None = None, # images in one forward pass; None: as many as are fast
     shard: int = 4096, # images after which the progress is recorded

@@ -140,7 +140,7 @@ def _changes(config) -> str:
 
 # %% ../../nbs/reporting/01_figures.ipynb #aa9a6a0e
 def plan_table(
-    config, # of `experiments.resolve`
+    config, # of `registry.resolve`
     device: str | None = None, # as it was given; None: a GPU if there is one
 ) -> pd.DataFrame: # a line per thing
     "What will be run, as a person reads it."

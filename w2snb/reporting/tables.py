@@ -47,7 +47,7 @@ def interval_cell(
 # %% ../../nbs/reporting/02_tables.ipynb #7bf7b510
 @functools.cache
 def in_training(
-    dataset: str, # a key of `data.DATASETS`
+    dataset: str, # a key of `sources.DATASETS`
     images: int, # in the test set
 ) -> np.ndarray: # positions in canonical order; none where that test set is not known
     "Test images that are pixel-identical to training images."
