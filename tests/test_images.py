@@ -447,7 +447,7 @@ def test_no_work_folder_is_left_by_images_that_do_not_fit(tmp_path):
 
 
 def test_the_bar_is_there_before_the_first_batch(tmp_path, monkeypatch):
-    """A set of one batch: the bar is made, then the images are asked about, then it moves by all of them."""
+    """The bar is made, and after each batch it moves by as many images."""
     seen = []
 
     class Bar:
@@ -471,7 +471,11 @@ def test_the_bar_is_there_before_the_first_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(features, "progress_bar", Bar)
     monkeypatch.setattr(features, "Embedder", Counting)
     frozen_features(images.digits()[:80], "digits_random_cnn", device="cpu")
-    assert seen == [("images", 1), ("bar", 0, 80), ("images", 80), ("moved", 80)]
+    at = seen.index(("bar", 0, 80))
+    before, asked, moved = seen[:at], seen[at + 1 :: 2], seen[at + 2 :: 2]
+    assert set(before) == {("images", 1)}, "one image shows whether the network takes them"
+    assert [n for _, n in asked] == [n for _, n in moved] and sum(n for _, n in moved) == 80
+    assert {what for what, _ in asked} == {"images"} and {what for what, _ in moved} == {"moved"}
 
 
 # CIFAR tables without the test images that are in training, too

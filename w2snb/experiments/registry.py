@@ -119,7 +119,7 @@ register_experiment(replace(PROBES[0], name='cifar100-mobilenetv2_100_from_many'
 
 # %% ../../nbs/experiments/01_registry.ipynb #6ecc6534
 # so far all are on CIFAR-100, in bf16
-for e in [e for e in EXPERIMENTS.values() if isinstance(e, ProbeExperiment)]:
+for e in [e for name, e in EXPERIMENTS.items() if name.startswith('cifar100-mobilenetv2')]:
     about = f'{e.about}, exact features'
     register_experiment(replace(e, name=f'{e.name}-fp32', precision='fp32', about=about))
 for e in PROBES:
