@@ -178,6 +178,7 @@ def test_a_raise_of_the_package_is_short(refuse, sentence):
     assert error.value._render_traceback_() == [sentence]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("done, options, text", [
     (0, {}, "ceiling: 0 %"),
     (5, dict(note="epoch 6/20"), "ceiling: 25 %, epoch 6/20, 00:21 left"),
@@ -189,6 +190,7 @@ def test_stage_text(done, options, text):
     assert stage_text("ceiling", done, 20, 7, **options) == text
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("shell, front_end, kind", [
     (None, False, "std"), (SimpleNamespace(), False, "std"),
     (SimpleNamespace(kernel=1), False, "line"), (SimpleNamespace(kernel=1), True, "notebook"),
