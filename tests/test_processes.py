@@ -90,5 +90,7 @@ def test_what_failed_is_said(tmp_path):
 def test_refusals():
     with pytest.raises(ValueError, match="num_processes=5 does not divide the batch of 64"):
         resolve("digits", num_processes=5)
+    with pytest.raises(ValueError, match="compile=True with num_processes"):
+        resolve("digits", num_processes=2, compile=True)
     with pytest.raises(ValueError, match="2 processes normalise in chunks"):
         check_team(Team(0, 2), RECIPES["digits"], 100)
