@@ -251,6 +251,6 @@ def tidy(
     folder, # of lock files
 ):
     "Remove the locks of dead owners."
-    for path in Path(folder).glob('*.lock'):
-        lock = Lock(folder, re.fullmatch(r'(.+)\.\d+', path.stem)[1])
+    for name in _names(Path(folder)):
+        lock = Lock(folder, name)
         if not lock.owner() and lock.try_acquire(): lock.release()

@@ -58,10 +58,11 @@ def _commit(root) -> str | None:
 _RESULT_ROOMS = ('core', 'losses', 'data', 'models', 'training', 'results', 'tasks')
 
 def _essence(code: str) -> str:
-    "Code without imports, comments, docstrings and layout."
+    "Code without imports, comments, docstrings and empty lines."
     code = re.sub(r'^\s*(from [\w.]+ import (\([^)]*\)|.*)|import .*)$', '', code, flags=re.M)
     code = re.sub(r'(^|\s)#.*$', '', code, flags=re.M)
-    return re.sub(r'\s', '', re.sub(r'^\s*"[^"\n]*"$', '', code, flags=re.M))
+    code = re.sub(r'^\s*"[^"\n]*"$', '', code, flags=re.M)
+    return '\n'.join(l.rstrip() for l in code.split('\n') if l.strip())
 
 def _code_hash(module: Path) -> str:
     "A name for what the cells of a module do, in whichever order they stand."
@@ -79,35 +80,35 @@ def code_hashes() -> dict: # module, e.g. 'losses.confidence' -> hash, as of the
 
 # %% ../../nbs/core/03_provenance.ipynb #6f2d0bce
 MOVED = dict( # earlier name -> last hash of its text, what has become of it, and what that does
-    core=('07c6e32a', 'core.messages core.random core.files core.progress', '7587fd1d'),
-    methods=('6c7e71b5', 'losses.methods', '5235c8f3'),
-    imitation=('4a4bf1af', 'losses.imitation', '8bdcd7b9'),
-    confidence=('8b78f306', 'losses.confidence', '88568a8a'),
-    divergences=('649c1acb', 'losses.divergences', 'c796d33c'),
-    features=('b34ff86a', 'losses.features', '0a815ad8'),
-    closed_form=('5f6bfbaf', 'losses.closed_form', '940f9ce4'),
-    data=('140feb24', 'data.images data.sources data.augment', '10ecdc9e'),
-    augmentation=('0373aaad', 'data.augment', 'fddaba2e'),
-    networks=('f3d64ed5', 'models.small', '34aeb4eb'),
-    deep_networks=('2df40e16', 'models.deep', '86c1a85e'),
-    light_networks=('3bc47916', 'models.light', '56f0d4e3'),
-    models=('66da4e28', 'models.build', '32eb5dce'),
-    recipes=('548cfba6', 'training.recipes', 'c72c8d92'),
-    processes=('e3b4837b', 'training.team', '37b7f28f'),
-    checkpoints=('feef4e59', 'training.checkpoints', 'd2755a3e'),
-    train=('0118fb49', 'training.objectives training.loop', '41b06e09'),
-    evaluate=('eee5026a', 'results.metrics', 'd89a57da'),
-    metrics=('ea6c95e2', 'results.metric_groups', '72ca4cce'),
-    contract=('85d3b905', 'tasks.contract', '45b5a59d'),
-    computing=('5b3d7c48', 'tasks.computing', 'b7fe82eb'),
-    runs=('2f1177a0', 'tasks.end_to_end', 'b0b923c7'),
-    frozen=('7b784922', 'models.features', '66c0eb14'),
-    heads=('a06c473a', 'training.heads', '54513aa6'),
-    labels=('3124ff4f', 'data.weak_labels', 'a9329eb5'),
-    label_files=('6e29eac1', 'data.label_files', '7f5a9eb0'),
-    tasks=('8ef2f34f', 'tasks.probe', '03270db3'),
-    probe=('95c45848', 'tasks.probe_training', '56bd5867'),
-    protocols=('24e1123f', 'tasks.probe_experiments', 'de947c89'),
+    core=('07c6e32a', 'core.messages core.random core.files core.progress', 'c3286d2e'),
+    methods=('6c7e71b5', 'losses.methods', 'c8d1482b'),
+    imitation=('4a4bf1af', 'losses.imitation', 'e7f81af3'),
+    confidence=('8b78f306', 'losses.confidence', '76dfc893'),
+    divergences=('649c1acb', 'losses.divergences', '4c5998da'),
+    features=('b34ff86a', 'losses.features', 'd5c30a5b'),
+    closed_form=('5f6bfbaf', 'losses.closed_form', 'e37af5ab'),
+    data=('140feb24', 'data.images data.sources data.augment', 'b10557c5'),
+    augmentation=('0373aaad', 'data.augment', '3e7e64cd'),
+    networks=('f3d64ed5', 'models.small', '495ef989'),
+    deep_networks=('2df40e16', 'models.deep', 'cccac3e1'),
+    light_networks=('3bc47916', 'models.light', 'e834b7c4'),
+    models=('66da4e28', 'models.build', '0638f109'),
+    recipes=('548cfba6', 'training.recipes', 'd6f37de7'),
+    processes=('e3b4837b', 'training.team', '16ca7dd2'),
+    checkpoints=('feef4e59', 'training.checkpoints', '31431378'),
+    train=('0118fb49', 'training.objectives training.loop', 'b1f870d2'),
+    evaluate=('eee5026a', 'results.metrics', '8762b94b'),
+    metrics=('ea6c95e2', 'results.metric_groups', '1fcb6cdf'),
+    contract=('85d3b905', 'tasks.contract', '5819111e'),
+    computing=('5b3d7c48', 'tasks.computing', 'ade695b9'),
+    runs=('2f1177a0', 'tasks.end_to_end', '1a2ec0fe'),
+    frozen=('7b784922', 'models.features', '17c568f3'),
+    heads=('a06c473a', 'training.heads', '65710f29'),
+    labels=('3124ff4f', 'data.weak_labels', '27f0ea50'),
+    label_files=('6e29eac1', 'data.label_files', 'ba97bfa1'),
+    tasks=('8ef2f34f', 'tasks.probe', '646d0970'),
+    probe=('95c45848', 'tasks.probe_training', 'bd6c93a3'),
+    protocols=('24e1123f', 'tasks.probe_experiments', '654f1f47'),
     experiments=('35e4c752', '', '4f53cda1'))
 
 # %% ../../nbs/core/03_provenance.ipynb #6bd05508

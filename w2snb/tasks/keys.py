@@ -18,10 +18,16 @@ from .contract import TASKS, Config, Place, run_content, run_id, source_of_added
 
 # %% ../../nbs/tasks/06_keys.ipynb #c20ff378
 def _files_below(folder) -> list: # (name, bytes, time) of each file
-    "What a folder holds, without reading it."
-    paths = [os.path.join(d, f) for d, _, files in os.walk(folder) for f in files]
-    stats = [(p, os.stat(p)) for p in paths]
-    return sorted((os.path.relpath(p, folder), s.st_size, s.st_mtime_ns) for p, s in stats)
+    "What a folder holds, behind links too, without reading it; a broken link has no bytes."
+    found, seen = [], set()
+    for d, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(d)) in seen: folders.clear(); continue  # a link back to a folder above
+        seen.add(real)
+        for path in (os.path.join(d, f) for f in files):
+            try: s = os.stat(path)
+            except OSError: found.append((os.path.relpath(path, folder), -1, 0)); continue
+            found.append((os.path.relpath(path, folder), s.st_size, s.st_mtime_ns))
+    return sorted(found)
 
 # %% ../../nbs/tasks/06_keys.ipynb #8265d716
 def _tables(config: Config) -> list:
