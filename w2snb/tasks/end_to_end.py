@@ -418,7 +418,7 @@ def _chunks(options, recipe) -> dict:
         chunk, rest = divmod(recipe.batch, n)
         if rest: raise ValueError(f"num_processes={n} does not divide the batch of {recipe.batch}")
     if n > 1 and options.compile:
-        raise ValueError("compile=True with num_processes: the two were never tried together; give one of them")
+        raise ValueError("compile=True with num_processes: never tried together; give one of them")
     return {} if chunk is None else dict(bn_chunk=chunk)
 
 # %% ../../nbs/tasks/02_end_to_end.ipynb #7c37ff12
