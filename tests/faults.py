@@ -9,7 +9,6 @@ from pathlib import Path
 
 KINDS = ("ENOSPC", "EIO", "EINTR", "kill")
 CALLS = ("open", "replace", "rename", "link", "unlink", "remove", "fsync")
-MUST_WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 class Fault:
@@ -59,17 +58,22 @@ class Writing:
 def faulty(folder, k, kind):
     """All calls of this process count meanwhile."""
     fault, kept = Fault(folder, k, kind), {name: getattr(os, name) for name in CALLS}
-    real = io.open
+    real, named = io.open, {}  # named: number of an open file -> its name
 
     def counted(name):
         def call(*args, **options):
             if name == "fsync" or any(map(fault.inside, args[:2])):
                 fault.step(f"{name} {Path(os.fsdecode(args[0])).name if name != 'fsync' else ''}")
-            return kept[name](*args, **options)
+            result = kept[name](*args, **options)
+            if name == "open" and fault.inside(args[0]):
+                named[result] = Path(os.fsdecode(args[0])).name
+            return result
 
         return call
 
     def opened(path, mode="r", *args, **options):
+        if isinstance(path, int) and path in named:  # os.fdopen
+            return Writing(real(path, mode, *args, **options), fault, named.pop(path))
         if not fault.inside(path):
             return real(path, mode, *args, **options)
         fault.step(f"open {Path(os.fsdecode(path)).name}")

@@ -163,7 +163,7 @@ def _do(job: Job, work: JobKernel):
     left = _left(job, options, set())
     _set_aside(work.store, left)
     for r in left: (notebooks/f'{r.id}.ipynb').unlink(missing_ok=True)  # of an attempt that failed
-    if len(left) > 1 and not (options.notebooks and _never_stored(left[0])): _batch(work, left)
+    if len(left) > 1 and not (options.notebooks and any(map(_never_stored, left))): _batch(work, left)
     tried = set()
     while left := _left(job, options, tried):
         tried.add(left[0].id)
