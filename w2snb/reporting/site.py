@@ -27,13 +27,14 @@ def _for_site(notebook: dict) -> dict: # as JSON
         if alt := re.search(r'^#\|\s*fig-alt:\s*(.+)$', source, re.M):
             cell['metadata'] = cell['metadata'] | dict(mystnb=dict(image=dict(alt=alt[1])))  # read by myst-nb
         if is_code: source = re.sub(r'^#\|.*\n?', '', source, flags=re.M)
-        else: source = re.sub(r'\]\(#([^)]+)\)', lambda m: f'](#{slug(m[1])})', source)
+        else: source = re.sub(r'\]\(([^()\s#:]*)#([^)]+)\)', lambda m: f']({m[1]}#{slug(m[2])})', source)
         cell['source'] = source.strip('\n')
         if is_code: cell['outputs'] = [o for o in cell['outputs'] if o.get('name') != 'stderr']
         cells.append(cell)
     return notebook | dict(cells=cells)
 
 # %% ../../nbs/reporting/06_site.ipynb #a33d37d0
+_TEXTS = ('CONTRIBUTING', 'CHANGELOG', 'reports/results/README') # pages of Markdown that notebooks link to
 _FIRST = ('walkthrough', 'run_experiment', 'extend') # of the notebooks in no folder
 _PARTS = {'Start here': ''} | {title: title.lower() for title in ( # title -> folder of notebooks
     'Findings', 'Core', 'Losses', 'Data', 'Models', 'Training', 'Results', 'Tasks', 'Experiments',
@@ -47,7 +48,8 @@ def chapters(
     within = lambda folder: [p for p in sorted((nbs/folder).glob('*.ipynb'), key=rank) if p.stem != 'index']
     path = lambda p: f"nbs/{p.relative_to(nbs).with_suffix('').as_posix()}"
     found = {title: [path(p) for p in within(folder)] for title, folder in _PARTS.items()}
-    return found | dict(Findings=['results', *found['Findings']])
+    return found | {'Start here': [*found['Start here'], *_TEXTS[:2]],
+                    'Findings': ['results', *_TEXTS[2:], *found['Findings']]}
 
 # %% ../../nbs/reporting/06_site.ipynb #53dbaccc
 def llms_text(
@@ -108,6 +110,9 @@ def write_sources(
         target.write_text(json.dumps(_for_site(json.loads(path.read_text()))))
     shutil.copytree(root/'reports'/'figures', folder/'reports'/'figures')
     shutil.copy(root/'CITATION.cff', folder)
+    for text in _TEXTS:
+        (folder/text).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root/f'{text}.md', folder/f'{text}.md')
     (folder/'extra').mkdir(), (folder/'_static').mkdir()
     (folder/'extra'/'llms.txt').write_text(llms_text(root))
     (folder/'_static'/'tables.css').write_text(TABLE_STYLE)  # Jupyter Book takes what lies there
